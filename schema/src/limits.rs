@@ -1,0 +1,49 @@
+//! Every number a peer must respect, with its source.
+//!
+//! These are the protocol's own bounds and the defaults of configurable ones. A server may enforce less
+//! (it says so in `HelloAnswer`), never more.
+
+/// Longest topic name, in bytes (RocketMQ `TopicValidator.TOPIC_MAX_LENGTH`).
+pub const TOPIC_NAME_BYTES_MAX: usize = 127;
+/// Longest group name, in bytes (RocketMQ `Validators.CHARACTER_MAX_LENGTH` less the retry prefix).
+pub const GROUP_NAME_BYTES_MAX: usize = 120;
+/// Largest message body, in bytes (RocketMQ `maxMessageSize`, 4 MiB).
+pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// Largest sum of user property keys and values of a message, in bytes (RocketMQ: 32767).
+pub const PROPERTIES_BYTES_MAX: usize = 32_767;
+/// Most user properties of a message.
+pub const PROPERTIES_MAX: usize = 128;
+/// Most keys of a message.
+pub const KEYS_MAX: usize = 32;
+/// Room in a record beside body and properties: header, tag, keys, group, flatbuffers' own.
+pub const RECORD_OVERHEAD_BYTES_MAX: usize = 32 << 10;
+/// Largest record: a message of the largest body and properties.
+pub const RECORD_BYTES_MAX: usize =
+    BODY_BYTES_MAX + PROPERTIES_BYTES_MAX + 1 + RECORD_OVERHEAD_BYTES_MAX;
+/// Largest run of records in one produce request, in bytes: one largest record always fits.
+pub const BATCH_BYTES_MAX: usize = RECORD_BYTES_MAX;
+/// Most records in one produce request.
+pub const BATCH_RECORDS_MAX: usize = 65_536;
+/// Largest table in front of a run, in bytes.
+pub const TABLE_BYTES_MAX: usize = 1 << 20;
+/// Largest frame, header included, in bytes. Default of the server's setting.
+pub const FRAME_BYTES_MAX: usize = BATCH_BYTES_MAX + TABLE_BYTES_MAX;
+/// Largest answer to a fetch that a server sends whatever the client asks for, in bytes: it holds one
+/// largest record.
+pub const FETCH_BYTES_MAX: usize = 8 << 20;
+/// Most queues in one fetch, commit, query or search.
+pub const QUEUES_PER_REQUEST_MAX: usize = 16_384;
+/// Longest a server holds a long poll, ms.
+pub const LONG_POLL_MS_MAX: u32 = 60_000;
+/// Most queues of one topic on one broker.
+pub const QUEUES_PER_TOPIC_MAX: u32 = 65_536;
+/// Tables of a flatbuffer: nesting and number. The crate's defaults let a 404-byte frame burn 54 ms
+/// (measured); these bound it at 0.2 ms.
+pub const VERIFIER_DEPTH_MAX: usize = 8;
+/// See [`VERIFIER_DEPTH_MAX`]. Answers that list topics get more: [`VERIFIER_TABLES_MAX_ANSWER`].
+pub const VERIFIER_TABLES_MAX: usize = 4_096;
+/// Bound for tables that a client asked for (routes, topic lists) and for a broker's full registration:
+/// 100 000 topics are normal.
+pub const VERIFIER_TABLES_MAX_ANSWER: usize = 1_000_000;
+/// Queues of a topic that is made without saying how many (RocketMQ `defaultTopicQueueNums`).
+pub const QUEUES_DEFAULT: u32 = 8;
