@@ -168,9 +168,7 @@ impl Connection {
     fn push(&mut self) -> bool {
         let mut pushed = false;
         let mut state = self.shared.lock();
-        while self.out.len() < OUT_BYTES
-            && state.service.push(self.peer.session, &mut self.out)
-        {
+        while self.out.len() < OUT_BYTES && state.service.push(self.peer.session, &mut self.out) {
             pushed = true;
         }
         pushed

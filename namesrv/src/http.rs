@@ -4,11 +4,11 @@ use crate::server::Shared;
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -47,7 +47,11 @@ impl Collector for Figures {
         let gauges: [(&str, &str, usize); 4] = [
             ("ringmq_namesrv_brokers", "Brokers registered, slaves counted.", brokers),
             ("ringmq_namesrv_topics", "Topics that some broker has.", topics),
-            ("ringmq_namesrv_subscriptions", "Topics subscribed to, over all connections.", subscriptions),
+            (
+                "ringmq_namesrv_subscriptions",
+                "Topics subscribed to, over all connections.",
+                subscriptions,
+            ),
             ("ringmq_namesrv_connections", "Connections open.", counters.connections),
         ];
         for (name, help, value) in gauges {
@@ -62,7 +66,12 @@ impl Collector for Figures {
         ];
         for (name, help, value) in counts {
             let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+            counter.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                counter.metric_type(),
+            )?)?;
         }
         Ok(())
     }

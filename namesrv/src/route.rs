@@ -207,7 +207,9 @@ impl RouteTable {
         self.check_superseded(session)?;
         if let Some(own) = self.sessions.get(&session) {
             let speaks_for = own.live.as_ref().map(|table| &table.broker);
-            if let Some(own) = speaks_for.filter(|own| (&own.name, own.id) != (&broker.name, broker.id)) {
+            if let Some(own) =
+                speaks_for.filter(|own| (&own.name, own.id) != (&broker.name, broker.id))
+            {
                 let (own, asked) = (own.name.clone(), broker.name);
                 return Err(RouteError::OtherBroker { own, asked });
             }

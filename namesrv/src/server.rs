@@ -4,7 +4,7 @@
 //! - one task a connection: it reads only after it has written what it had to say, so that a peer which
 //!   does not take its answers is not listened to either, and closed after a while;
 //! - memory of a connection is bounded: one frame in, and out what one turn of requests or pushes makes;
-//! - every task is owned by [`run`], which ends them all before the thread ends.
+//! - every task is owned by `run`, which ends them all before the thread ends.
 
 use crate::config::NamesrvConfig;
 use crate::connection::{Connection, refuse_connection};
