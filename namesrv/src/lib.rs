@@ -6,7 +6,7 @@
 //! - [`route`]: the table of brokers and topics; [`liveness`]: who fell silent; [`subscribe`]: who wants to
 //!   hear of what. Plain data without I/O;
 //! - [`service`]: requests in, answers out, over these three;
-//! - [`server`]: the tokio thread around it.
+//! - [`server`]: the tokio thread around it; [`settings`]: where its [`config`] comes from.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod liveness;
 pub mod route;
 pub mod server;
 pub mod service;
+pub mod settings;
 pub mod subscribe;
 pub mod wire;
 

@@ -11,15 +11,16 @@ use crate::connection::{Connection, refuse_connection};
 use crate::http;
 use crate::service::{Now, Service, Wakers};
 use anyhow::{Context, anyhow, ensure};
+use socket2::{Domain, Socket, Type};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 /// Length of the queue of connections that wait to be accepted.
-const BACKLOG: u32 = 1024;
+const BACKLOG: i32 = 1024;
 /// Connections above the limit that are told so at the same time; further ones are just closed.
 const REFUSALS_MAX: usize = 64;
 
@@ -46,25 +47,35 @@ impl NameServer {
                  authentication yet: listen on 127.0.0.1, or say --insecure if the network is trusted"
             );
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("making the name server's runtime")?;
-        let (listener, http_listener) = runtime.block_on(async {
-            let http = config.http_listen.map(bind).transpose()?;
-            anyhow::Ok((bind(config.listen)?, http))
-        })?;
+        let listener = bind(config.listen)?;
+        let http_listener = config.http_listen.map(bind).transpose()?;
         let address = listener.local_addr().context("reading the address listened on")?;
         let http_address = http_listener
             .as_ref()
-            .map(TcpListener::local_addr)
+            .map(std::net::TcpListener::local_addr)
             .transpose()
             .context("reading the address listened on")?;
         let (stop, stopped) = oneshot::channel();
+        let (started, start) = mpsc::channel();
+        // The runtime is made and dropped in its thread: the caller may be inside another one.
         let thread = std::thread::Builder::new()
             .name("ringmq-namesrv".to_owned())
-            .spawn(move || runtime.block_on(run(config, listener, http_listener, stopped)))
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                // The receiver waits for exactly one message.
+                let _ = match runtime {
+                    Err(error) => started.send(Err(error)),
+                    Ok(runtime) => {
+                        let served = run(config, listener, http_listener, stopped, &started);
+                        runtime.block_on(served).or_else(|error| started.send(Err(error)))
+                    }
+                };
+            })
             .context("starting the name server's thread")?;
+        start
+            .recv()
+            .context("the name server's thread ended at once")?
+            .context("preparing the name server's runtime")?;
         Ok(NameServerHandle { address, http_address, stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -78,6 +89,11 @@ impl NameServerHandle {
     /// Where it serves metrics and health.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http_address
+    }
+
+    /// Whether its thread is there: it ends by [`NameServerHandle::stop`], or by a fault of ours.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Closes all connections and ends the thread.
@@ -101,12 +117,14 @@ impl Drop for NameServerHandle {
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn bind(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
     let listen = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        std::io::Result::Ok(socket.into())
     };
     listen().with_context(|| {
         format!("cannot listen on {address} (is another server running there? port 0 picks one)")
@@ -160,10 +178,15 @@ fn instance() -> u64 {
 
 async fn run(
     config: NamesrvConfig,
-    listener: TcpListener,
-    http_listener: Option<TcpListener>,
+    listener: std::net::TcpListener,
+    http_listener: Option<std::net::TcpListener>,
     mut stopped: oneshot::Receiver<()>,
-) {
+    ready: &mpsc::Sender<std::io::Result<()>>,
+) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let http_listener = http_listener.map(TcpListener::from_std).transpose()?;
+    // The receiver waits for exactly this.
+    let _ = ready.send(Ok(()));
     let started = Instant::now();
     let now = Now { mono_ms: 0, wall_ms: wall_ms() };
     let service = Service::new(config.clone(), instance(), now);
@@ -217,4 +240,5 @@ async fn run(
     connections.shutdown().await;
     refusals.shutdown().await;
     http_task.shutdown().await;
+    Ok(())
 }
