@@ -25,8 +25,11 @@ use crate::payload::{self, Stamp, Unreadable};
 /// than a client holds of one queue (1000, semantics.md).
 const AHEAD_MAX: usize = 65_536;
 
+/// A stream of a run: sequences count up within one.
+type StreamName = (u64, u32);
+
 /// Stream and sequence of a message, or none where the message is not to be ordered.
-type Mark = Option<(u32, u64)>;
+type Mark = Option<(StreamName, u64)>;
 
 /// What went wrong, by kind, and how many messages were seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -130,17 +133,18 @@ struct QueueWatch {
     /// Came ahead of its turn.
     ahead: BTreeMap<u64, Mark>,
     /// Highest sequence of each stream so far.
-    last: HashMap<u32, u64>,
+    last: HashMap<StreamName, u64>,
 }
 
 /// The checker of one run.
 #[derive(Debug)]
 pub struct Checker {
-    run: u64,
+    /// The run whose messages count; none: every run's.
+    run: Option<u64>,
     /// Where every queue starts, when known: the topic is fresh, or all is read from its beginning.
     starts_at: Option<u64>,
-    acknowledged: HashMap<u32, Bits>,
-    received: HashMap<u32, Bits>,
+    acknowledged: HashMap<StreamName, Bits>,
+    received: HashMap<StreamName, Bits>,
     queues: HashMap<String, Vec<QueueWatch>>,
     faults: Faults,
     foreign: u64,
@@ -162,8 +166,13 @@ pub enum Arrival {
 impl Checker {
     /// For the run `run`. `starts_at` is the first offset of every queue where the caller knows it.
     pub fn new(run: u64, starts_at: Option<u64>) -> Checker {
+        Checker { run: Some(run), ..Checker::of_any_run(starts_at) }
+    }
+
+    /// For whatever measured messages a topic holds.
+    pub fn of_any_run(starts_at: Option<u64>) -> Checker {
         Checker {
-            run,
+            run: None,
             starts_at,
             acknowledged: HashMap::new(),
             received: HashMap::new(),
@@ -175,7 +184,8 @@ impl Checker {
 
     /// Notes that `sequence` of `stream` was acknowledged.
     pub fn acknowledge(&mut self, stream: u32, sequence: u64) {
-        self.acknowledged.entry(stream).or_default().set(sequence);
+        let run = self.run.expect("who acknowledges knows the run");
+        self.acknowledged.entry((run, stream)).or_default().set(sequence);
     }
 
     /// Tells where one queue begins, before its first message is shown.
@@ -186,8 +196,8 @@ impl Checker {
     /// Shows a message that came.
     pub fn receive(&mut self, broker: &str, queue: u32, offset: u64, body: &[u8]) -> Arrival {
         let arrival = match payload::read(body) {
-            Ok(stamp) if stamp.run == self.run => {
-                if self.received.entry(stamp.stream).or_default().set(stamp.sequence) {
+            Ok(stamp) if self.run.is_none_or(|run| run == stamp.run) => {
+                if self.received.entry((stamp.run, stamp.stream)).or_default().set(stamp.sequence) {
                     Arrival::Fresh(stamp)
                 } else {
                     self.faults.note(
@@ -212,7 +222,7 @@ impl Checker {
             }
         };
         let mark = match arrival {
-            Arrival::Fresh(stamp) => Some((stamp.stream, stamp.sequence)),
+            Arrival::Fresh(stamp) => Some(((stamp.run, stamp.stream), stamp.sequence)),
             _ => None,
         };
         let (watch, faults) = self.watch(broker, queue);
@@ -233,7 +243,7 @@ impl Checker {
     /// Acknowledged messages that have not come yet.
     pub fn outstanding(&self) -> u64 {
         let empty = Bits::default();
-        let missing = |(stream, bits): (&u32, &Bits)| {
+        let missing = |(stream, bits): (&StreamName, &Bits)| {
             bits.beyond(self.received.get(stream).unwrap_or(&empty)).0
         };
         self.acknowledged.iter().map(missing).sum()
@@ -255,6 +265,7 @@ impl Checker {
         let empty = Bits::default();
         for (stream, bits) in &acknowledged {
             let (count, first) = bits.beyond(self.received.get(stream).unwrap_or(&empty));
+            let stream = stream.1;
             if let Some(sequence) = first {
                 self.faults.note(
                     |f| &mut f.lost,
@@ -342,6 +353,7 @@ impl QueueWatch {
         self.next = Some(offset + 1);
         let Some((stream, sequence)) = mark else { return };
         let last = self.last.entry(stream).or_insert(sequence);
+        let stream = stream.1;
         if sequence < *last {
             let last = *last;
             faults.note(

@@ -11,11 +11,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod args;
 pub mod check;
+pub mod command;
 pub mod environment;
 pub mod limits;
+pub mod load;
 pub mod payload;
 pub mod plot;
+pub mod receive;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod schedule;
+pub mod sending;
+pub mod session;

@@ -188,10 +188,10 @@ impl Recorder {
         self.last_done_ns.saturating_sub(self.warm_until_ns)
     }
 
-    /// The seconds so far, the last one included.
-    pub fn into_seconds(mut self) -> (Vec<SecondFigures>, Latencies, Latencies) {
+    /// The series of seconds so far, the last one included.
+    pub fn seconds(&mut self) -> &[SecondFigures] {
         self.close_second();
-        (self.seconds, self.response, self.service)
+        &self.seconds
     }
 
     /// Samples of several threads come nearly in order; one that is late by a second's turn counts in the
@@ -278,10 +278,10 @@ mod tests {
         recorder.note(sample(2 * S, 2 * S, 2 * S + MS));
         assert_eq!((recorder.messages(), recorder.bytes()), (2, 20));
         assert_eq!(recorder.measured_ns(), S + MS);
-        let (seconds, response, _) = recorder.into_seconds();
-        let series: Vec<_> = seconds.iter().map(|s| (s.second, s.messages, s.bytes)).collect();
+        let series: Vec<_> =
+            recorder.seconds().iter().map(|s| (s.second, s.messages, s.bytes)).collect();
         assert_eq!(series, [(1, 2, 20), (2, 1, 10)]);
-        assert_eq!(response.count(), 2);
+        assert_eq!(recorder.response.count(), 2);
     }
 
     #[test]
