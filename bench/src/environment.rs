@@ -87,7 +87,7 @@ fn longest_mount(mounts: &str, directory: &Path) -> Option<(String, String)> {
             let mut words = line.split(' ');
             let (device, point, kind) = (words.next()?, words.next()?, words.next()?);
             let point = point.replace("\\040", " ");
-            directory.starts_with(&point).then(|| (point.len(), device, kind))
+            directory.starts_with(&point).then_some((point.len(), device, kind))
         })
         // The last of equals is mounted over the others.
         .max_by_key(|(length, ..)| *length)
