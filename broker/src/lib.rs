@@ -1,1 +1,5 @@
-//! Placeholder, replaced by the crate's first commit.
+//! The RingMQ broker.
+
+#![deny(unsafe_code)]
+
+pub mod control;
