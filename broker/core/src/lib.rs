@@ -9,10 +9,16 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod consume;
+mod log;
 pub mod peer;
+mod queue;
+mod registry;
 pub mod route;
 pub mod seam;
 mod shard;
+mod state;
+mod table;
 
 pub use config::{Figures, FlushMode, ShardConfig};
 pub use seam::{
