@@ -82,17 +82,22 @@ impl From<ringmq::Error> for Failure {
 fn advise(kind: ErrorKind) -> (Exit, &'static str) {
     use ErrorKind as K;
     match kind {
-        K::NotFound => (Exit::NotFound, "`ringmq topic ls` and `ringmq group ls` show what is there"),
+        K::NotFound => {
+            (Exit::NotFound, "`ringmq topic ls` and `ringmq group ls` show what is there")
+        }
         K::Denied => (Exit::Denied, "ask who runs the cluster for the right to do this"),
         K::Unreachable => (
             Exit::Unreachable,
             "is the cluster up? `ringmq dev` starts one here; --namesrv HOST:PORT (or NAMESRV_ADDR) \
              names another",
         ),
-        K::Timeout | K::Unknown => {
-            (Exit::Unreachable, "again, with a longer --timeout; `ringmq cluster status` shows who answers")
+        K::Timeout | K::Unknown => (
+            Exit::Unreachable,
+            "again, with a longer --timeout; `ringmq cluster status` shows who answers",
+        ),
+        K::Busy | K::WindowFull => {
+            (Exit::Failed, "again in a moment; `ringmq cluster status` shows why")
         }
-        K::Busy | K::WindowFull => (Exit::Failed, "again in a moment; `ringmq cluster status` shows why"),
         K::Invalid => (Exit::Failed, "change what the message names; --help shows what is allowed"),
         K::Exists => {
             (Exit::Failed, "`ringmq topic describe` shows its settings, `topic alter` changes them")

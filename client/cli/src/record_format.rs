@@ -57,7 +57,9 @@ impl RecordFormat {
                     None
                 }
                 ('%', Some(name)) => Some(placeholder(name)?),
-                ('%' | '\\', None) => return Err(format!("{character} at the end stands for nothing")),
+                ('%' | '\\', None) => {
+                    return Err(format!("{character} at the end stands for nothing"));
+                }
                 _ => {
                     plain.push(character);
                     continue;
@@ -95,7 +97,8 @@ impl RecordFormat {
                 Part::Attempt => to.extend(record.delivery_attempt().to_string().bytes()),
                 Part::Properties => {
                     let pairs = record.properties();
-                    let pairs: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                    let pairs: Vec<String> =
+                        pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
                     to.extend(pairs.join(" ").bytes());
                 }
             }

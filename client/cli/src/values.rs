@@ -25,7 +25,9 @@ impl Place {
         match self {
             Place::First => SeekTo::First,
             Place::Last => SeekTo::Last,
-            Place::Ago(ago) => SeekTo::Time(SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH)),
+            Place::Ago(ago) => {
+                SeekTo::Time(SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH))
+            }
             Place::Time(time) => SeekTo::Time(time),
             Place::Offset(offset) => SeekTo::Offset(offset),
         }
@@ -149,7 +151,9 @@ mod tests {
         assert_eq!(place("2026-01-31 12:00"), Ok(Place::Time(noon)));
         let leap = UNIX_EPOCH + Duration::from_secs(951_782_400);
         assert_eq!(place("2000-02-29"), Ok(Place::Time(leap)));
-        for wrong in ["", "yesterday", "2026-13-01", "-10 parsecs", "2026-01-31T25:00", "1969-01-01"] {
+        for wrong in
+            ["", "yesterday", "2026-13-01", "-10 parsecs", "2026-01-31T25:00", "1969-01-01"]
+        {
             assert!(place(wrong).is_err(), "{wrong}");
         }
     }

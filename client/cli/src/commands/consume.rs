@@ -86,7 +86,8 @@ async fn onlooker(
     from: Place,
     ends: &HashMap<Queue, u64>,
 ) -> Result<PullConsumer, Failure> {
-    let group = format!("ringmq-cli-{}-{}", std::process::id(), epoch_ms(std::time::SystemTime::now()));
+    let group =
+        format!("ringmq-cli-{}-{}", std::process::id(), epoch_ms(std::time::SystemTime::now()));
     let mut builder = client.pull_consumer(group).from(ConsumeFrom::First);
     for queue in ends.keys() {
         builder = builder.assign(queue.clone(), Filter::tags(&args.tags));
@@ -127,9 +128,8 @@ async fn member(
 
 fn is_at_end(consumer: &PullConsumer, ends: &HashMap<Queue, u64>, empty_polls: u32) -> bool {
     let positions = consumer.positions();
-    let reached = |(queue, position): &(Queue, u64)| {
-        ends.get(queue).is_none_or(|end| position >= end)
-    };
+    let reached =
+        |(queue, position): &(Queue, u64)| ends.get(queue).is_none_or(|end| position >= end);
     // A member may own some queues only, or none yet.
     (!positions.is_empty() && positions.iter().all(reached)) || empty_polls >= EMPTY_POLLS_AT_END
 }

@@ -6,6 +6,8 @@ mod consume;
 mod dev;
 mod generate;
 mod group;
+#[cfg(target_os = "linux")]
+mod interrupt;
 mod produce;
 #[cfg(target_os = "linux")]
 mod quickstart;
@@ -30,17 +32,14 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         #[cfg(target_os = "linux")]
         Noun::Quickstart(args) => quickstart::run(&args, &global),
         Noun::Generate(verb) => generate::run(&verb),
-        Noun::Cluster(verb) => with_client(&global, cluster::run(&verb, &global)),
-        Noun::Topic(verb) => with_client(&global, topic::run(&verb, &global)),
-        Noun::Group(verb) => with_client(&global, group::run(&verb, &global)),
+        Noun::Cluster(verb) => with_client(cluster::run(&verb, &global)),
+        Noun::Topic(verb) => with_client(topic::run(&verb, &global)),
+        Noun::Group(verb) => with_client(group::run(&verb, &global)),
     }
 }
 
 /// Runs what needs a runtime. One thread is enough for a terminal.
-fn with_client(
-    _global: &Global,
-    work: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
+fn with_client(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -49,6 +48,15 @@ fn with_client(
     // A read of stdin may still be waiting for a line that nobody will type.
     runtime.shutdown_background();
     result
+}
+
+/// What became of blocking work on the servers.
+#[cfg(target_os = "linux")]
+fn joined<T>(ended: Result<anyhow::Result<T>, tokio::task::JoinError>) -> Result<T, Failure> {
+    match ended {
+        Ok(result) => result.map_err(|error| Failure::of_servers(&error)),
+        Err(_) => Err(Failure::new("a server's thread panicked", "the text above says where")),
+    }
 }
 
 /// Connects to the cluster.
@@ -61,9 +69,13 @@ async fn connect(global: &Global) -> Result<Client, Failure> {
         Ok(connected) => Ok(connected?),
         Err(_) => Err(Failure {
             exit: Exit::Unreachable,
-            message: format!("no name server answers at {} within {:?}", global.namesrv, global.timeout),
-            advice: "`ringmq dev` starts one here; --namesrv HOST:PORT (or NAMESRV_ADDR) names another"
-                .to_owned(),
+            message: format!(
+                "no name server answers at {} within {:?}",
+                global.namesrv, global.timeout
+            ),
+            advice:
+                "`ringmq dev` starts one here; --namesrv HOST:PORT (or NAMESRV_ADDR) names another"
+                    .to_owned(),
         }),
     }
 }

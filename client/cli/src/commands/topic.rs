@@ -171,7 +171,6 @@ fn description_row(description: TopicDescription) -> DescriptionRow {
     }
 }
 
-
 #[derive(Serialize)]
 struct RouteRow {
     cluster: String,
