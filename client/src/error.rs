@@ -140,6 +140,10 @@ impl Error {
         self
     }
 
+    pub(crate) fn say(&mut self, message: impl Into<String>) {
+        self.inner.message = message.into();
+    }
+
     pub(crate) fn with_receipt(mut self, receipt: SendReceipt) -> Error {
         self.inner.receipt = Some(receipt);
         self

@@ -49,10 +49,12 @@
 
 mod admin;
 mod client;
+mod connection;
 mod consumer;
 mod error;
 mod filter;
 mod message;
+mod pool;
 mod producer;
 mod record;
 mod route;

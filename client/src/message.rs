@@ -169,7 +169,7 @@ impl Message {
         &self,
         message_id: [u8; 16],
         born_ms: i64,
-        born_host: Option<&str>,
+        flush: Flush,
         use_spec: impl FnOnce(&MessageSpec<'_>) -> R,
     ) -> R {
         // Nothing is allocated for messages without keys and properties.
@@ -183,11 +183,11 @@ impl Message {
             properties: &properties,
             group: self.group.as_deref(),
             flag: self.flag,
-            born_host,
+            born_host: None,
             born_ms,
             deliver_ms: self.deliver_ms,
             message_id,
-            flush: self.flush.code(),
+            flush: flush.code(),
             producer: (0, 0),
         })
     }

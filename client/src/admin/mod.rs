@@ -1,5 +1,9 @@
 //! Administration: topics, groups, offsets, cluster.
 
+mod cluster;
+mod groups;
+mod lag;
+mod topics;
 mod types;
 
 pub use types::{
@@ -8,8 +12,13 @@ pub use types::{
 };
 
 use crate::client::Client;
-use crate::error::{Error, Result};
-use crate::route::{Queue, TopicRoute};
+use crate::connection::{Answer, Request, Tables};
+use crate::consumer::Asker;
+use crate::error::Result;
+use crate::route::Routes;
+use ringmq_schema::flatbuffers::WIPOffset;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Administers a cluster.
 #[derive(Clone)]
@@ -22,89 +31,26 @@ impl Admin {
         Admin { client }
     }
 
-    /// Creates a topic on the brokers it names (all by default) and waits until its route is visible.
-    /// A topic that is there with the same settings is fine.
-    pub async fn create_topic(&self, spec: TopicSpec) -> Result<()> {
-        let _ = (&self.client, spec);
-        Err(Error::closed("create topic"))
+    fn routes(&self) -> Arc<Routes> {
+        self.client.inner.routes()
     }
 
-    /// Changes a topic on every broker that has it (of those named): every setting is taken over.
-    pub async fn alter_topic(&self, spec: TopicSpec) -> Result<()> {
-        let _ = spec;
-        Err(Error::closed("alter topic"))
+    fn asker(&self) -> Asker {
+        Asker { pool: self.client.inner.pool(), limit: self.limit() }
     }
 
-    /// Deletes a topic and its messages on every broker.
-    pub async fn delete_topic(&self, topic: &str) -> Result<()> {
-        Err(Error::closed("delete topic").on(topic))
+    fn limit(&self) -> Duration {
+        self.client.inner.request_timeout()
     }
 
-    /// Names of topics that start with `prefix`, sorted.
-    pub async fn topics(&self, prefix: &str) -> Result<Vec<String>> {
-        Err(Error::closed("list topics").on(prefix))
-    }
-
-    /// A topic's settings on each broker that has it.
-    pub async fn describe_topic(&self, topic: &str) -> Result<Vec<TopicDescription>> {
-        Err(Error::closed("describe topic").on(topic))
-    }
-
-    /// Where a topic's queues are, asked now.
-    pub async fn route(&self, topic: &str) -> Result<TopicRoute> {
-        Err(Error::closed("query route").on(topic))
-    }
-
-    /// Figures of each queue of a topic.
-    pub async fn topic_stats(&self, topic: &str) -> Result<Vec<QueueStats>> {
-        Err(Error::closed("query queues").on(topic))
-    }
-
-    /// Names of groups that start with `prefix`, sorted.
-    pub async fn groups(&self, prefix: &str) -> Result<Vec<String>> {
-        Err(Error::closed("list groups").on(prefix))
-    }
-
-    /// A group and its members.
-    pub async fn describe_group(&self, group: &str) -> Result<GroupDescription> {
-        Err(Error::closed("describe group").on(group))
-    }
-
-    /// Creates a group on every broker; consumers do so by themselves.
-    pub async fn create_group(&self, group: &str) -> Result<()> {
-        Err(Error::closed("create group").on(group))
-    }
-
-    /// Deletes a group and its offsets on every broker.
-    pub async fn delete_group(&self, group: &str) -> Result<()> {
-        Err(Error::closed("delete group").on(group))
-    }
-
-    /// How far a group is behind, per queue of the topics it consumed (those its members subscribe, and
-    /// those for which it committed).
-    pub async fn lag(&self, group: &str) -> Result<Vec<QueueLag>> {
-        Err(Error::closed("query lag").on(group))
-    }
-
-    /// Moves a group's committed offsets on a topic, also backwards; its members start there anew.
-    /// Returns where each queue stands then.
-    pub async fn reset_offsets(
+    /// Asks a broker.
+    async fn ask<T>(
         &self,
-        group: &str,
-        topic: &str,
-        to: ResetTo,
-    ) -> Result<Vec<(Queue, u64)>> {
-        let _ = (topic, to);
-        Err(Error::closed("reset offsets").on(group))
-    }
-
-    /// The brokers that the name servers know.
-    pub async fn brokers(&self) -> Result<Vec<BrokerStatus>> {
-        Err(Error::closed("query cluster"))
-    }
-
-    /// Figures of each shard of a broker.
-    pub async fn shards(&self, broker: &str) -> Result<Vec<ShardStatus>> {
-        Err(Error::closed("query shards").on(broker))
+        address: &str,
+        request: Request,
+        build: impl FnOnce(&mut Tables) -> WIPOffset<T>,
+    ) -> Result<Answer> {
+        let connection = self.asker().control(&address.into()).await?;
+        connection.call(request, self.limit(), build).await
     }
 }

@@ -1,10 +1,9 @@
 //! Settings of a producer.
 
-use super::{Producer, ProducerInner};
+use super::Producer;
 use crate::client::Client;
 use crate::error::Result;
 use crate::message::Flush;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Settings of a [`Producer`].
@@ -109,7 +108,9 @@ impl ProducerBuilder {
 
     /// Makes the producer.
     pub async fn build(self) -> Result<Producer> {
-        let _ = (&self.client, &self.topics, &self.settings.name);
-        Ok(Producer { inner: Arc::new(ProducerInner {}) })
+        for topic in &self.topics {
+            self.client.inner.routes().get(topic).await?;
+        }
+        Ok(Producer::new(self.client, self.settings))
     }
 }
