@@ -1,5 +1,7 @@
 //! Consuming from servers in memory: assignment, commits, redelivery, fences, filters, positions.
 
+#![allow(clippy::unwrap_used)]
+
 mod fake;
 
 use fake::{Fake, eventually};

@@ -1,5 +1,7 @@
 //! Producing against servers in memory: pipelining, batches, windows, retries, order.
 
+#![allow(clippy::unwrap_used)]
+
 mod fake;
 
 use fake::{Fake, eventually};

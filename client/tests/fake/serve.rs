@@ -333,7 +333,10 @@ impl Served {
                 assign(broker, table.group());
                 let group = group(broker, table.group());
                 let (id, members) = (group.id, group.members.len() as u32);
-                let joined = group.members.entry(member).or_default();
+                // It left while this heartbeat was parked.
+                let Some(joined) = group.members.get(&member) else {
+                    return (id, u64::MAX, BTreeMap::new(), members);
+                };
                 (id, joined.version, joined.told.clone(), members)
             });
             if version != table.known_version() || Instant::now() >= until {
