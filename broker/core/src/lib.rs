@@ -1,1 +1,28 @@
-//! Placeholder, replaced by the crate's first commit.
+//! One shard of a broker as a state machine: plain data in, plain data out.
+//!
+//! **Invariant: no I/O.** No file, socket, clock, thread, random number or iteration order of a hash map
+//! is known here (`clippy.toml` beside this crate refuses them), so that the same code runs under glommio
+//! in production and under a simulated disk and clock in tests, where a seed replays everything.
+//!
+//! [`seam`] is the whole interface: a [`Shard`] takes an [`Input`] and leaves [`Action`]s in an [`Outbox`].
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod consume;
+mod log;
+pub mod peer;
+mod queue;
+mod registry;
+pub mod route;
+pub mod seam;
+mod shard;
+mod state;
+mod table;
+
+pub use config::{Figures, FlushMode, ShardConfig};
+pub use seam::{
+    Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Input, LogFiles, Memory, Now, Outbox,
+    SegmentFile, Slice,
+};
+pub use shard::{OpenError, Shard};

@@ -1,0 +1,138 @@
+//! What a shard is told about itself, and its limits.
+
+/// How durable a message is when it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushMode {
+    /// When it is durable.
+    Sync,
+    /// When the device took it; durable at most [`ShardConfig::async_flush_ms`] later.
+    Async,
+}
+
+/// Settings of one shard. [`ShardConfig::new`] has the defaults.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// This shard, and how many the broker has: fixed when the data directory is made.
+    pub shard: u16,
+    /// See `shard`.
+    pub shards: u16,
+    /// Identity of this shard's log: random, made with the data directory.
+    pub log_id: u64,
+    /// Name of the broker.
+    pub broker: String,
+    /// Flush mode of topics and messages that do not say.
+    pub flush: FlushMode,
+    /// Length of a segment; a multiple of 4096, at least twice the largest write unit.
+    pub segment_bytes: u64,
+    /// Units up to this length count as small: at most `small_units_in_flight` durable ones are under
+    /// way, meanwhile records gather. 128 KiB: above it a device write costs by bytes, not by operation.
+    pub small_unit_bytes: usize,
+    /// See `small_unit_bytes`.
+    pub small_units_in_flight: usize,
+    /// A unit is closed at this length. 1 MiB × QD 4 saturates the disks measured.
+    pub unit_bytes: usize,
+    /// Units of any size under way.
+    pub units_in_flight: usize,
+    /// Bytes received but not yet handed to the device above which the runtime stops reading from
+    /// producers; at twice this requests are answered `Busy`.
+    pub backlog_bytes: usize,
+    /// Newest bytes of the log kept in memory for consumers at the tail.
+    pub tail_cache_bytes: usize,
+    /// Longest time between an ASYNC acknowledgement and durability, ms.
+    pub async_flush_ms: u64,
+    /// An idle shard writes down its `flushed` after this, ms.
+    pub idle_mark_ms: u64,
+    /// Most bytes one answer to a fetch holds; one record always fits.
+    pub fetch_bytes: usize,
+    /// Most fetches waiting for messages.
+    pub waiting_fetches: usize,
+    /// Most produce requests waiting for their write.
+    pub waiting_produces: usize,
+    /// Most topics.
+    pub topics: usize,
+    /// Most groups.
+    pub groups: usize,
+    /// Most members of a group.
+    pub members: usize,
+    /// Longest session timeout that a member may ask for, ms; shorter than 1000 is raised to that.
+    pub session_timeout_ms: u64,
+    /// Whether an unknown group is made on first use.
+    pub create_groups: bool,
+}
+
+impl ShardConfig {
+    /// Defaults for shard `shard` of `shards`.
+    pub fn new(shard: u16, shards: u16, log_id: u64) -> ShardConfig {
+        ShardConfig {
+            shard,
+            shards,
+            log_id,
+            broker: "broker-a".to_owned(),
+            flush: FlushMode::Sync,
+            segment_bytes: 256 << 20,
+            small_unit_bytes: 128 << 10,
+            small_units_in_flight: 2,
+            unit_bytes: 1 << 20,
+            units_in_flight: 8,
+            backlog_bytes: 16 << 20,
+            tail_cache_bytes: 64 << 20,
+            async_flush_ms: 500,
+            idle_mark_ms: 500,
+            fetch_bytes: 4 << 20,
+            waiting_fetches: 65_536,
+            waiting_produces: 262_144,
+            topics: 100_000,
+            groups: 10_000,
+            members: 10_000,
+            session_timeout_ms: 300_000,
+            create_groups: true,
+        }
+    }
+}
+
+/// Figures of one shard since it was opened; the runtime publishes them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Current epoch.
+    pub epoch: u32,
+    /// End of what is in memory.
+    pub appended: u64,
+    /// End of what the device took without a gap.
+    pub written: u64,
+    /// End of what is durable without a gap.
+    pub flushed: u64,
+    /// Messages stored, and their records' bytes.
+    pub messages_in: u64,
+    /// See `messages_in`.
+    pub bytes_in: u64,
+    /// Messages sent to consumers, and their records' bytes.
+    pub messages_out: u64,
+    /// See `messages_out`.
+    pub bytes_out: u64,
+    /// Write units handed to the device, their bytes, and the padding among them.
+    pub units: u64,
+    /// See `units`.
+    pub unit_bytes: u64,
+    /// See `units`.
+    pub padding_bytes: u64,
+    /// Syncs of their own (not O_DSYNC writes).
+    pub syncs: u64,
+    /// Requests refused.
+    pub refused: u64,
+    /// Queues that hold messages.
+    pub queues: u64,
+    /// Topics known.
+    pub topics: u64,
+    /// Groups with members here.
+    pub active_groups: u64,
+    /// Fetches waiting for messages.
+    pub waiting_fetches: u64,
+    /// Bytes of the log in memory.
+    pub tail_bytes: u64,
+    /// Bytes read back from disk for consumers.
+    pub read_bytes: u64,
+    /// Records replayed at start, and bytes cut off as a torn tail.
+    pub replayed: u64,
+    /// See `replayed`.
+    pub torn_bytes: u64,
+}

@@ -1,0 +1,472 @@
+//! One group on one broker: its members, and which of this broker's queues each is to have.
+//!
+//! Lives on the group's shard. The queue's shard is the judge: ownership counts once that shard made it
+//! durable, and only then is the new owner told (promise: one-owner).
+//!
+//! A queue goes from one member to another like this: it vanishes from the old owner's answer; the old
+//! owner commits and gives it back (a heartbeat that knows the answer and no longer holds the queue), or
+//! leaves, or is silent for its session timeout; then the queue's shard gets the new owner under the next
+//! generation; then the new owner is told.
+
+use super::assignment::{Placed, assign};
+use crate::peer::{Member, Ownership, QueueId};
+use crate::seam::ConnectionId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a member subscribes to, as it said so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Subscription {
+    pub(crate) topic: String,
+    pub(crate) kind: u8,
+    pub(crate) expression: String,
+}
+
+/// A heartbeat, taken apart.
+#[derive(Debug, Clone)]
+pub(crate) struct Heartbeat {
+    pub(crate) group: String,
+    pub(crate) member: Member,
+    pub(crate) client: String,
+    pub(crate) model: u8,
+    /// Sorted by topic.
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) session_timeout_us: u64,
+    pub(crate) known_version: u64,
+    pub(crate) wait_us: u64,
+    pub(crate) held: BTreeSet<QueueId>,
+    pub(crate) connection: ConnectionId,
+    pub(crate) correlation: u64,
+}
+
+/// A heartbeat that waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parked {
+    pub(crate) connection: ConnectionId,
+    pub(crate) correlation: u64,
+    pub(crate) due_us: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct MemberState {
+    pub(crate) client: String,
+    pub(crate) model: u8,
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) session_timeout_us: u64,
+    pub(crate) last_seen_us: u64,
+    pub(crate) parked: Option<Parked>,
+    /// Version of `queues`.
+    pub(crate) version: u64,
+    known_version: u64,
+    held: BTreeSet<QueueId>,
+    /// What it may consume, with generations.
+    pub(crate) queues: Vec<(QueueId, u32)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// As the queue's shard has it.
+    Settled,
+    /// Taken from its owner's answer at `version`; 0: to be told yet.
+    Revoking { since_us: u64, version: u64 },
+    /// Sent to the queue's shard.
+    Assigning,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    member: Member,
+    generation: u32,
+    phase: Phase,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct GroupState {
+    pub(crate) id: u32,
+    pub(crate) members: BTreeMap<Member, MemberState>,
+    owners: BTreeMap<QueueId, Owner>,
+    target: BTreeMap<QueueId, Member>,
+    version: u64,
+    /// Until then, owners known from the log may come back and keep their queues.
+    grace_end_us: u64,
+}
+
+/// Why a heartbeat is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Another member subscribes differently.
+    Mismatch(String),
+    TooManyMembers(usize),
+}
+
+impl GroupState {
+    /// `first_version` must be above any that an earlier run of the broker gave out.
+    pub(crate) fn new(id: u32, first_version: u64, grace_end_us: u64) -> GroupState {
+        GroupState {
+            id,
+            members: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            target: BTreeMap::new(),
+            version: first_version,
+            grace_end_us,
+        }
+    }
+
+    /// Topics that the members subscribe to.
+    pub(crate) fn topics(&self) -> BTreeSet<String> {
+        let subscriptions = self.members.values().flat_map(|member| &member.subscriptions);
+        subscriptions.map(|subscription| subscription.topic.clone()).collect()
+    }
+
+    /// Takes a heartbeat. `Ok(true)`: the members or their topics changed. An earlier parked heartbeat
+    /// of the member is given back to be answered.
+    pub(crate) fn heartbeat(
+        &mut self,
+        heartbeat: &Heartbeat,
+        now_us: u64,
+        members_max: usize,
+    ) -> Result<(bool, Option<Parked>), Refused> {
+        self.check(heartbeat, members_max)?;
+        let mut changed = false;
+        let version = self.version + 1;
+        let state = self.members.entry(heartbeat.member).or_insert_with(|| {
+            changed = true;
+            MemberState {
+                client: String::new(),
+                model: 0,
+                subscriptions: Vec::new(),
+                session_timeout_us: 0,
+                last_seen_us: now_us,
+                parked: None,
+                version,
+                known_version: 0,
+                held: BTreeSet::new(),
+                queues: Vec::new(),
+            }
+        });
+        if changed {
+            self.version = version;
+        }
+        changed |= state.subscriptions != heartbeat.subscriptions;
+        state.client.clone_from(&heartbeat.client);
+        state.model = heartbeat.model;
+        state.subscriptions.clone_from(&heartbeat.subscriptions);
+        state.session_timeout_us = heartbeat.session_timeout_us;
+        state.last_seen_us = now_us;
+        state.known_version = heartbeat.known_version;
+        state.held.clone_from(&heartbeat.held);
+        let earlier = state.parked.replace(Parked {
+            connection: heartbeat.connection,
+            correlation: heartbeat.correlation,
+            due_us: now_us + heartbeat.wait_us,
+        });
+        Ok((changed, earlier))
+    }
+
+    fn check(&self, heartbeat: &Heartbeat, members_max: usize) -> Result<(), Refused> {
+        let others = self.members.iter().filter(|(member, _)| **member != heartbeat.member);
+        for (member, state) in others {
+            if state.subscriptions != heartbeat.subscriptions || state.model != heartbeat.model {
+                return Err(Refused::Mismatch(format!(
+                    "member {:032x} ({}) subscribes to {}, but member {member:032x} ({}) to {}: \
+                     all members of group {} must subscribe alike",
+                    heartbeat.member,
+                    heartbeat.client,
+                    listed(&heartbeat.subscriptions),
+                    state.client,
+                    listed(&state.subscriptions),
+                    heartbeat.group,
+                )));
+            }
+        }
+        if self.members.len() >= members_max && !self.members.contains_key(&heartbeat.member) {
+            return Err(Refused::TooManyMembers(members_max));
+        }
+        Ok(())
+    }
+
+    /// Takes a member out; gives back its parked heartbeat.
+    pub(crate) fn leave(&mut self, member: Member) -> Option<MemberState> {
+        self.members.remove(&member)
+    }
+
+    /// Members silent for longer than their session timeout.
+    pub(crate) fn expired(&self, now_us: u64) -> Vec<Member> {
+        self.members
+            .iter()
+            .filter(|(_, state)| {
+                state.parked.is_none() && now_us > state.last_seen_us + state.session_timeout_us
+            })
+            .map(|(member, _)| *member)
+            .collect()
+    }
+
+    /// A connection is gone: what was parked on it can never be answered.
+    pub(crate) fn connection_closed(&mut self, connection: ConnectionId, now_us: u64) {
+        for state in self.members.values_mut() {
+            if state.parked.is_some_and(|parked| parked.connection == connection) {
+                state.parked = None;
+                state.last_seen_us = now_us;
+            }
+        }
+    }
+
+    /// Works out anew who is to have what. `placed` is sorted by topic and broker.
+    pub(crate) fn retarget(&mut self, placed: &[Placed], broker: &str) {
+        let members: Vec<Member> = self
+            .members
+            .iter()
+            .filter(|(_, state)| state.model == 0)
+            .map(|(member, _)| *member)
+            .collect();
+        self.target = assign(placed, &members)
+            .into_iter()
+            .filter(|((index, _), _)| placed[*index].broker == broker)
+            .map(|((index, queue), member)| (QueueId { topic: placed[index].topic, queue }, member))
+            .collect();
+    }
+
+    /// Who owned what before, as the queue's shard says at start.
+    pub(crate) fn owned(&mut self, ownership: &Ownership) {
+        let phase = Phase::Settled;
+        let Ownership { queue, member, generation, .. } = *ownership;
+        let owner = self.owners.entry(queue).or_insert(Owner { member, generation, phase });
+        if generation > owner.generation {
+            *owner = Owner { member, generation, phase };
+        }
+    }
+
+    /// The queue's shard made an ownership durable, or knows a newer one.
+    pub(crate) fn assigned(&mut self, ownership: &Ownership) {
+        let Ownership { queue, member, generation, .. } = *ownership;
+        if self.owners.get(&queue).is_none_or(|owner| generation >= owner.generation) {
+            self.owners.insert(queue, Owner { member, generation, phase: Phase::Settled });
+        }
+    }
+
+    /// Moves on what can move; returns what is to be asked of the queues' shards. Members whose answer
+    /// changed have a new version.
+    pub(crate) fn reconcile(&mut self, now_us: u64) -> Vec<Ownership> {
+        let mut assign = Vec::new();
+        let mut queues: BTreeSet<QueueId> = self.target.keys().copied().collect();
+        queues.extend(self.owners.keys().copied());
+        for queue in queues {
+            let target = self.target.get(&queue).copied().unwrap_or(0);
+            let fresh = Owner { member: 0, generation: 0, phase: Phase::Settled };
+            let mut owner = self.owners.get(&queue).copied().unwrap_or(fresh);
+            if owner.phase == Phase::Assigning {
+                continue;
+            }
+            if owner.member == target {
+                owner.phase = Phase::Settled;
+            } else if self.is_free(&mut owner, queue, now_us) {
+                owner.phase = Phase::Assigning;
+                let generation = owner.generation + 1;
+                assign.push(Ownership { group: self.id, queue, member: target, generation });
+            }
+            self.owners.insert(queue, owner);
+        }
+        self.refresh_answers();
+        assign
+    }
+
+    /// Whether the owner has let go of the queue, or must.
+    fn is_free(&self, owner: &mut Owner, queue: QueueId, now_us: u64) -> bool {
+        if owner.member == 0 {
+            return true;
+        }
+        let Some(state) = self.members.get(&owner.member) else {
+            return now_us >= self.grace_end_us;
+        };
+        match owner.phase {
+            Phase::Revoking { since_us, version } => {
+                let told = version != 0 && state.known_version >= version;
+                let given_back = told && !state.held.contains(&queue);
+                given_back || now_us > since_us + state.session_timeout_us
+            }
+            _ => {
+                owner.phase = Phase::Revoking { since_us: now_us, version: 0 };
+                false
+            }
+        }
+    }
+
+    fn refresh_answers(&mut self) {
+        for (member, state) in &mut self.members {
+            let queues: Vec<(QueueId, u32)> = self
+                .owners
+                .iter()
+                .filter(|(_, owner)| owner.member == *member && owner.phase == Phase::Settled)
+                .map(|(queue, owner)| (*queue, owner.generation))
+                .collect();
+            if queues != state.queues {
+                self.version += 1;
+                state.version = self.version;
+                state.queues = queues;
+            }
+        }
+        for owner in self.owners.values_mut() {
+            if let Phase::Revoking { version: version @ 0, .. } = &mut owner.phase
+                && let Some(state) = self.members.get(&owner.member)
+            {
+                *version = state.version;
+            }
+        }
+        // Nobody's queues that nobody wants: their generation lives on at their shard.
+        let target = &self.target;
+        self.owners.retain(|queue, owner| {
+            owner.member != 0 || owner.phase != Phase::Settled || target.contains_key(queue)
+        });
+    }
+
+    /// Parked heartbeats that are to be answered now.
+    pub(crate) fn answerable(&mut self, now_us: u64) -> Vec<(Member, Parked)> {
+        let mut answers = Vec::new();
+        for (member, state) in &mut self.members {
+            if let Some(parked) = state.parked
+                && (state.version != state.known_version || now_us >= parked.due_us)
+            {
+                state.parked = None;
+                state.last_seen_us = now_us;
+                answers.push((*member, parked));
+            }
+        }
+        answers
+    }
+
+    /// Forgets queues of a topic that is gone.
+    pub(crate) fn forget_topic(&mut self, topic: u32) {
+        self.owners.retain(|queue, _| queue.topic != topic);
+    }
+
+    /// Whether nothing needs this state: nobody is in the group and nothing is under way.
+    pub(crate) fn is_idle(&self, now_us: u64) -> bool {
+        self.members.is_empty()
+            && now_us >= self.grace_end_us
+            && self.owners.values().all(|o| o.member == 0 && o.phase == Phase::Settled)
+    }
+}
+
+fn listed(subscriptions: &[Subscription]) -> String {
+    let each = subscriptions.iter().map(|s| format!("{} ({})", s.topic, s.expression));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heartbeat(member: Member, known_version: u64, held: &[(QueueId, u32)]) -> Heartbeat {
+        let topic = "t".to_owned();
+        Heartbeat {
+            group: "g".to_owned(),
+            member,
+            client: "test".to_owned(),
+            model: 0,
+            subscriptions: vec![Subscription { topic, kind: 0, expression: "*".to_owned() }],
+            session_timeout_us: 10_000_000,
+            known_version,
+            wait_us: 3_000_000,
+            held: held.iter().map(|(queue, _)| *queue).collect(),
+            connection: 1,
+            correlation: 1,
+        }
+    }
+
+    fn placed() -> Vec<Placed> {
+        vec![Placed {
+            topic_name: "t".to_owned(),
+            broker: "a".to_owned(),
+            topic: 1,
+            shards: 2,
+            queues: 8,
+        }]
+    }
+
+    /// Answers every assignment as the queue's shard would.
+    fn settle(group: &mut GroupState, now_us: u64) {
+        loop {
+            let asked = group.reconcile(now_us);
+            if asked.is_empty() {
+                return;
+            }
+            asked.iter().for_each(|ownership| group.assigned(ownership));
+        }
+    }
+
+    fn beat(group: &mut GroupState, member: Member, now_us: u64) {
+        let state = group.members.get(&member).map(|s| (s.version, s.queues.clone()));
+        let (version, queues) = state.unwrap_or_default();
+        let (changed, _) =
+            group.heartbeat(&heartbeat(member, version, &queues), now_us, 10).unwrap();
+        if changed {
+            group.retarget(&placed(), "a");
+        }
+        settle(group, now_us);
+    }
+
+    #[test]
+    fn a_queue_moves_only_after_it_was_given_back() {
+        let mut group = GroupState::new(1, 0, 0);
+        beat(&mut group, 1, 0);
+        assert_eq!(group.members[&1].queues.len(), 8);
+        let before = group.members[&1].queues.clone();
+        beat(&mut group, 2, 1);
+        assert_eq!(group.members[&1].queues.len(), 4, "four are being taken away");
+        assert!(group.members[&2].queues.is_empty(), "not given back yet");
+        // A heartbeat that does not know the new answer yet gives nothing back.
+        group.heartbeat(&heartbeat(1, 1, &before), 2, 10).unwrap();
+        settle(&mut group, 2);
+        assert!(group.members[&2].queues.is_empty());
+        beat(&mut group, 1, 3);
+        assert_eq!(group.members[&2].queues.len(), 4);
+        assert!(group.members[&2].queues.iter().all(|(_, generation)| *generation == 2));
+    }
+
+    #[test]
+    fn a_silent_owner_loses_its_queues_after_the_session_timeout() {
+        let mut group = GroupState::new(1, 0, 0);
+        beat(&mut group, 1, 0);
+        beat(&mut group, 2, 1);
+        settle(&mut group, 9_000_000);
+        assert!(group.members[&2].queues.is_empty());
+        group.connection_closed(1, 0);
+        assert_eq!(group.expired(10_000_002), [1, 2]);
+        group.leave(1);
+        group.retarget(&placed(), "a");
+        settle(&mut group, 10_000_002);
+        assert_eq!(group.members[&2].queues.len(), 8);
+    }
+
+    #[test]
+    fn owners_from_before_a_restart_keep_their_queues() {
+        let mut group = GroupState::new(1, 1 << 32, 10_000_000);
+        for queue in 0..8 {
+            let queue = QueueId { topic: 1, queue };
+            group.owned(&Ownership { group: 1, queue, member: 7, generation: 5 });
+        }
+        beat(&mut group, 8, 0);
+        assert!(group.members[&8].queues.is_empty(), "member 7 may come back");
+        beat(&mut group, 7, 1);
+        assert_eq!(group.members[&7].queues.len(), 4);
+        assert!(group.members[&7].queues.iter().all(|(_, generation)| *generation == 5));
+        let mut group = GroupState::new(1, 1 << 32, 10_000_000);
+        let queue = QueueId { topic: 1, queue: 0 };
+        group.owned(&Ownership { group: 1, queue, member: 7, generation: 5 });
+        beat(&mut group, 8, 10_000_001);
+        assert_eq!(group.members[&8].queues.len(), 8, "it did not");
+        assert_eq!(group.members[&8].queues[0].1, 6);
+    }
+
+    #[test]
+    fn members_must_subscribe_alike() {
+        let mut group = GroupState::new(1, 0, 0);
+        beat(&mut group, 1, 0);
+        let mut other = heartbeat(2, 0, &[]);
+        other.subscriptions[0].expression = "paid".to_owned();
+        let Err(Refused::Mismatch(text)) = group.heartbeat(&other, 0, 10) else { panic!() };
+        assert!(text.contains("paid") && text.contains('*'), "{text}");
+        let third = heartbeat(3, 0, &[]);
+        assert_eq!(group.heartbeat(&third, 0, 1), Err(Refused::TooManyMembers(1)));
+    }
+}

@@ -1,0 +1,115 @@
+//! How far each group has come in each queue of this shard, and who may say so.
+//!
+//! Invariants:
+//! - a committed offset never moves backwards but by a reset;
+//! - promise: one-owner. A commit under a generation counts only when the queue's owner and generation
+//!   are the ones it names; one under no generation only when nobody owns the queue.
+
+use crate::peer::{Member, Ownership, QueueId};
+use std::collections::BTreeMap;
+
+/// What is kept for one group and queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Progress {
+    pub(crate) committed: Option<u64>,
+    pub(crate) committed_ms: i64,
+    /// 0: nobody.
+    pub(crate) owner: Member,
+    pub(crate) generation: u32,
+}
+
+/// By group and queue.
+#[derive(Debug, Default)]
+pub(crate) struct Offsets {
+    entries: BTreeMap<(u32, QueueId), Progress>,
+}
+
+impl Offsets {
+    pub(crate) fn get(&self, group: u32, queue: QueueId) -> Progress {
+        self.entries.get(&(group, queue)).copied().unwrap_or_default()
+    }
+
+    /// Whether `member` may fetch from and commit to the queue under `generation`.
+    pub(crate) fn may(&self, group: u32, queue: QueueId, member: Member, generation: u32) -> bool {
+        let progress = self.get(group, queue);
+        if generation == 0 {
+            progress.owner == 0
+        } else {
+            progress.owner == member && progress.generation == generation
+        }
+    }
+
+    /// Moves a committed offset forwards; `false` when it is there already.
+    pub(crate) fn commit(&mut self, group: u32, queue: QueueId, offset: u64, now_ms: i64) -> bool {
+        let progress = self.entries.entry((group, queue)).or_default();
+        progress.committed_ms = now_ms;
+        if progress.committed.is_some_and(|committed| committed >= offset) {
+            return false;
+        }
+        progress.committed = Some(offset);
+        true
+    }
+
+    /// Sets a committed offset, in whatever direction.
+    pub(crate) fn reset(&mut self, group: u32, queue: QueueId, offset: u64, now_ms: i64) {
+        let progress = self.entries.entry((group, queue)).or_default();
+        progress.committed = Some(offset);
+        progress.committed_ms = now_ms;
+    }
+
+    /// Sets the owner when the generation is newer than the one known.
+    pub(crate) fn own(&mut self, owner: &Ownership) -> bool {
+        let progress = self.entries.entry((owner.group, owner.queue)).or_default();
+        if owner.generation <= progress.generation {
+            return false;
+        }
+        progress.owner = owner.member;
+        progress.generation = owner.generation;
+        true
+    }
+
+    /// Owners of all queues.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = Ownership> + '_ {
+        self.entries.iter().filter(|(_, progress)| progress.generation > 0).map(
+            |(&(group, queue), progress)| Ownership {
+                group,
+                queue,
+                member: progress.owner,
+                generation: progress.generation,
+            },
+        )
+    }
+
+    pub(crate) fn forget_topic(&mut self, topic: u32) {
+        self.entries.retain(|(_, queue), _| queue.topic != topic);
+    }
+
+    pub(crate) fn forget_group(&mut self, group: u32) {
+        self.entries.retain(|(id, _), _| *id != group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: QueueId = QueueId { topic: 1, queue: 0 };
+
+    #[test]
+    fn one_owner_commits_and_offsets_only_grow() {
+        let mut offsets = Offsets::default();
+        assert!(offsets.may(1, QUEUE, 7, 0), "nobody owns it");
+        let owner = Ownership { group: 1, queue: QUEUE, member: 7, generation: 3 };
+        assert!(offsets.own(&owner));
+        assert!(!offsets.own(&owner), "the same generation once");
+        assert!(offsets.may(1, QUEUE, 7, 3));
+        for (member, generation) in [(7, 2), (7, 4), (8, 3), (7, 0), (0, 0)] {
+            assert!(!offsets.may(1, QUEUE, member, generation));
+        }
+        assert!(offsets.commit(1, QUEUE, 5, 0));
+        assert!(!offsets.commit(1, QUEUE, 4, 0));
+        assert_eq!(offsets.get(1, QUEUE).committed, Some(5));
+        offsets.reset(1, QUEUE, 2, 0);
+        assert_eq!(offsets.get(1, QUEUE).committed, Some(2));
+    }
+}

@@ -1,0 +1,565 @@
+//! The log of one shard: write units, group commit, and what is how durable.
+//!
+//! Invariants:
+//! - `flushed <= written <= appended`, each monotone;
+//! - `written` ends the contiguous prefix that the device took, `flushed` the contiguous prefix in which
+//!   every write was durable by itself or covered by a sync submitted after its end: on disks with FUA
+//!   a durable write does not flush the plain ones before it;
+//! - a unit that was handed to the device is never changed, and no position is written twice in an epoch;
+//! - units are handed to the device in the order of their positions;
+//! - after a failed write or sync nothing is written any more ("Can Applications Recover from fsync
+//!   Failures?", Rebello et al., ATC 2020: retrying reports success for lost data).
+
+pub(crate) mod recovery;
+pub(crate) mod tail;
+mod unit;
+
+use crate::config::ShardConfig;
+use crate::seam::{Action, BLOCK_BYTES, Block, Memory, Now, Outbox};
+use ringmq_schema::record::{self, Kind, RecordHeader, UNIT_HEADER_BYTES};
+use ringmq_schema::zerocopy::FromBytes;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use tail::Tail;
+use unit::{OpenUnit, State, Unit};
+
+/// One file of the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment {
+    pub(crate) base: u64,
+    pub(crate) bytes: u64,
+    /// Whether its file can be written.
+    pub(crate) ready: bool,
+    /// Whether the runtime was asked to make it. One at a time: were two under way at a crash, the
+    /// later could be there without the earlier.
+    pub(crate) asked: bool,
+}
+
+impl Segment {
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.bytes
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    small_unit_bytes: usize,
+    small_units_in_flight: usize,
+    unit_bytes: usize,
+    units_in_flight: usize,
+    segment_bytes: u64,
+    async_flush_us: u64,
+    idle_mark_us: u64,
+}
+
+/// What the log counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LogFigures {
+    pub(crate) units: u64,
+    pub(crate) unit_bytes: u64,
+    pub(crate) padding_bytes: u64,
+    pub(crate) syncs: u64,
+}
+
+/// A queue slot and the offset behind the last record that a unit holds of it.
+pub(crate) type Touched = (u32, u64);
+
+#[derive(Debug)]
+pub(crate) struct Log<M: Memory> {
+    memory: M,
+    shard: u16,
+    log_id: u64,
+    epoch: u32,
+    limits: Limits,
+    segments: VecDeque<Segment>,
+    /// Where the next unit begins.
+    next: u64,
+    open: Option<OpenUnit<M::Block>>,
+    /// Closed and not flushed, by position. Ids count up without a gap.
+    units: VecDeque<Unit<M::Block>>,
+    /// How many of `units`, from the front, were handed to the device.
+    submitted: usize,
+    /// How many of `units`, from the front, the device took.
+    taken: usize,
+    next_unit: u64,
+    in_flight: usize,
+    small_in_flight: usize,
+    /// The sync under way.
+    sync: Option<u64>,
+    next_sync: u64,
+    /// Units that the device took, but that are not durable; since when.
+    unsynced: usize,
+    unsynced_since_us: u64,
+    durable_units: usize,
+    written: u64,
+    flushed: u64,
+    /// Highest `flushed` that a unit on its way to the device bears.
+    marked: u64,
+    /// End of the last unit that holds more than control records.
+    content_end: u64,
+    last_unit_us: u64,
+    backlog_bytes: usize,
+    unit_hint_bytes: usize,
+    spare_touched: Vec<Vec<Touched>>,
+    failed: Option<String>,
+    pub(crate) tail: Tail<M::Block>,
+    pub(crate) figures: LogFigures,
+}
+
+impl<M: Memory> Log<M> {
+    /// A log that goes on at `end`, in a new epoch.
+    pub(crate) fn new(
+        config: &ShardConfig,
+        memory: M,
+        epoch: u32,
+        segments: VecDeque<Segment>,
+        end: u64,
+        now: Now,
+    ) -> Log<M> {
+        assert!(
+            config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64),
+            "segments are whole blocks"
+        );
+        assert!(end.is_multiple_of(BLOCK_BYTES as u64), "units are whole blocks");
+        Log {
+            memory,
+            shard: config.shard,
+            log_id: config.log_id,
+            epoch,
+            limits: Limits {
+                small_unit_bytes: config.small_unit_bytes,
+                small_units_in_flight: config.small_units_in_flight,
+                unit_bytes: config.unit_bytes,
+                units_in_flight: config.units_in_flight,
+                segment_bytes: config.segment_bytes,
+                async_flush_us: config.async_flush_ms * 1000,
+                idle_mark_us: config.idle_mark_ms * 1000,
+            },
+            segments,
+            next: end,
+            open: None,
+            units: VecDeque::new(),
+            submitted: 0,
+            taken: 0,
+            next_unit: 0,
+            in_flight: 0,
+            small_in_flight: 0,
+            sync: None,
+            next_sync: 0,
+            unsynced: 0,
+            unsynced_since_us: 0,
+            durable_units: 0,
+            written: end,
+            flushed: end,
+            marked: 0,
+            content_end: 0,
+            last_unit_us: now.mono_us,
+            backlog_bytes: 0,
+            unit_hint_bytes: BLOCK_BYTES,
+            spare_touched: Vec::new(),
+            failed: None,
+            tail: Tail::new(config.tail_cache_bytes),
+            figures: LogFigures::default(),
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    pub(crate) fn flushed(&self) -> u64 {
+        self.flushed
+    }
+
+    pub(crate) fn appended(&self) -> u64 {
+        self.open.as_ref().map_or(self.next, |open| open.position + open.used as u64)
+    }
+
+    pub(crate) fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Bytes that wait for the device to take them.
+    pub(crate) fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes + self.open.as_ref().map_or(0, |open| open.used)
+    }
+
+    /// Whether everything appended is durable.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.open.is_none() && self.units.is_empty() && self.sync.is_none()
+    }
+
+    /// Largest run that fits a segment.
+    pub(crate) fn run_bytes_max(&self) -> usize {
+        (self.limits.segment_bytes as usize) - UNIT_HEADER_BYTES
+    }
+
+    /// Segment that holds `position`.
+    pub(crate) fn segment_of(&self, position: u64) -> Option<Segment> {
+        let index = self.segments.partition_point(|s| s.base <= position).checked_sub(1)?;
+        self.segments.get(index).copied().filter(|s| position < s.end())
+    }
+
+    /// Takes a run of records into the open unit: one copy, then `patch` fills in each header (position
+    /// and epoch are set already) before it is sealed. Returns the position of the first record and
+    /// the end of the last.
+    pub(crate) fn append(
+        &mut self,
+        run: &[u8],
+        durable: bool,
+        touched: Option<Touched>,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+        mut patch: impl FnMut(&mut RecordHeader),
+    ) -> (u64, u64) {
+        debug_assert!(run.len().is_multiple_of(record::ALIGNMENT) && !run.is_empty());
+        self.make_room(run.len(), now, out);
+        let epoch = self.epoch;
+        let open = self.open.as_mut().expect("make_room opened a unit");
+        let start = open.used;
+        let end = start + run.len();
+        let target = &mut open.block.bytes_mut()[start..end];
+        target.copy_from_slice(run);
+        let first = open.position + start as u64;
+        let mut at = 0;
+        while at < target.len() {
+            let (header, _) = RecordHeader::mut_from_prefix(&mut target[at..])
+                .expect("runs are walked before they are appended");
+            header.position = (first + at as u64).into();
+            header.epoch = epoch.into();
+            patch(header);
+            header.seal();
+            at += header.prefix.length.get() as usize;
+        }
+        assert_eq!(at, run.len(), "runs are walked before they are appended");
+        open.used = end;
+        open.durable |= durable;
+        if let Some((slot, offset)) = touched {
+            match open.touched.last_mut() {
+                Some(last) if last.0 == slot => last.1 = offset,
+                _ => open.touched.push((slot, offset)),
+            }
+        }
+        (first, first + run.len() as u64)
+    }
+
+    /// Appends one record of the shard's own state.
+    pub(crate) fn append_state(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        durable: bool,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) -> u64 {
+        use ringmq_schema::zerocopy::IntoBytes;
+        let mut header = RecordHeader::new(kind, payload.len());
+        header.payload_checksum = crc32fast::hash(payload).into();
+        let mut bytes = Vec::with_capacity(record::record_bytes(payload.len()));
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(payload);
+        bytes.resize(record::record_bytes(payload.len()), 0);
+        let store_ms = now.wall_ms;
+        self.append(&bytes, durable, None, now, out, |h| h.store_ms = store_ms.into()).1
+    }
+
+    fn make_room(&mut self, bytes: usize, now: Now, out: &mut Outbox<M::Block>) {
+        if let Some(open) = &mut self.open {
+            if open.used + bytes <= open.limit {
+                open.grow(open.used + bytes, &mut self.memory);
+                return;
+            }
+            self.close(now);
+            self.submit(out);
+        }
+        let need = (UNIT_HEADER_BYTES + bytes).next_multiple_of(BLOCK_BYTES);
+        let remaining = self.find_segment(need, now, out);
+        let limit = self.limits.unit_bytes.max(need).min(remaining);
+        let capacity = self.unit_hint_bytes.max(need).next_power_of_two().min(limit);
+        let touched = self.spare_touched.pop().unwrap_or_default();
+        let block = self.memory.allocate(capacity);
+        self.open = Some(OpenUnit::new(self.next, block, limit, touched));
+    }
+
+    /// Moves `next` to a segment with room for `need` bytes; returns the room left there.
+    fn find_segment(&mut self, need: usize, now: Now, out: &mut Outbox<M::Block>) -> usize {
+        assert!(need as u64 <= self.limits.segment_bytes, "runs are limited to a segment");
+        loop {
+            let last = self.segments.back().copied();
+            let segment = match self.segment_of(self.next) {
+                Some(segment) => segment,
+                None => {
+                    let base = last.map_or(self.next, |s| s.end());
+                    assert_eq!(base, self.next, "segments adjoin");
+                    self.add_segment(base, out);
+                    continue;
+                }
+            };
+            if segment.base == last.map_or(0, |s| s.base) {
+                // Made ahead of need: while this one fills.
+                self.add_segment(segment.end(), out);
+            }
+            let remaining = segment.end() - self.next;
+            if need as u64 <= remaining {
+                return remaining as usize;
+            }
+            if remaining > 0 {
+                self.seal_segment(now, out);
+            }
+            self.next = segment.end();
+        }
+    }
+
+    fn add_segment(&mut self, base: u64, out: &mut Outbox<M::Block>) {
+        let bytes = self.limits.segment_bytes;
+        self.segments.push_back(Segment { base, bytes, ready: false, asked: false });
+        self.ask_for_segment(out);
+    }
+
+    /// Asks for the next segment when none is being made.
+    fn ask_for_segment(&mut self, out: &mut Outbox<M::Block>) {
+        if self.failed.is_some() {
+            return;
+        }
+        let next = self.segments.iter_mut().find(|segment| !segment.ready);
+        if let Some(segment) = next.filter(|segment| !segment.asked) {
+            segment.asked = true;
+            out.actions.push(Action::MakeSegment { base: segment.base, bytes: segment.bytes });
+        }
+    }
+
+    /// One block that says: the log goes on at the next segment.
+    fn seal_segment(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        let block = self.memory.allocate(BLOCK_BYTES);
+        let mut open = OpenUnit::new(self.next, block, BLOCK_BYTES, Vec::new());
+        open.durable = true;
+        open.seal = true;
+        self.open = Some(open);
+        self.close(now);
+        self.submit(out);
+    }
+
+    fn close(&mut self, now: Now) {
+        let Some(mut open) = self.open.take() else { return };
+        let content = open.used > UNIT_HEADER_BYTES;
+        self.unit_hint_bytes = open.used.next_multiple_of(BLOCK_BYTES);
+        let padding =
+            open.finish(self.epoch, self.shard, self.flushed, self.log_id, &mut self.memory);
+        let bytes = open.block.bytes().len();
+        self.marked = self.marked.max(self.flushed);
+        let unit = Unit {
+            id: self.next_unit,
+            position: open.position,
+            bytes,
+            block: Rc::new(open.block),
+            durable: open.durable,
+            small: bytes < self.limits.small_unit_bytes,
+            state: State::Closed,
+            synced: false,
+            sync: None,
+            touched: open.touched,
+        };
+        self.next_unit += 1;
+        self.next = unit.end();
+        if content {
+            self.content_end = unit.end();
+        }
+        self.last_unit_us = now.mono_us;
+        self.backlog_bytes += bytes;
+        self.durable_units += usize::from(unit.durable);
+        self.figures.units += 1;
+        self.figures.unit_bytes += bytes as u64;
+        self.figures.padding_bytes += padding as u64;
+        self.tail.push(unit.position, &unit.block, self.flushed);
+        self.units.push_back(unit);
+    }
+
+    fn submit(&mut self, out: &mut Outbox<M::Block>) {
+        while self.failed.is_none()
+            && self.submitted < self.units.len()
+            && self.in_flight < self.limits.units_in_flight
+        {
+            let unit = &self.units[self.submitted];
+            let ready = self.segment_of(unit.position).is_some_and(|segment| segment.ready);
+            if !ready {
+                return;
+            }
+            let unit = &mut self.units[self.submitted];
+            unit.state = State::Writing;
+            self.submitted += 1;
+            self.in_flight += 1;
+            self.small_in_flight += usize::from(unit.small);
+            self.backlog_bytes -= unit.bytes;
+            out.actions.push(Action::Write {
+                write: unit.id,
+                position: unit.position,
+                block: Rc::clone(&unit.block),
+                durable: unit.durable,
+            });
+        }
+    }
+
+    /// Hands to the device what may go: large units stream; while as many small ones as allowed are
+    /// under way, records gather.
+    pub(crate) fn pump(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        self.submit(out);
+        let Some(open) = &self.open else { return };
+        let idle = self.submitted == self.units.len();
+        let small = open.used < self.limits.small_unit_bytes;
+        let small_ok = self.small_in_flight < self.limits.small_units_in_flight;
+        if idle && self.in_flight < self.limits.units_in_flight && (!small || small_ok) {
+            self.close(now);
+            self.submit(out);
+        }
+    }
+
+    pub(crate) fn segment_ready(&mut self, base: u64, out: &mut Outbox<M::Block>) {
+        if let Some(segment) = self.segments.iter_mut().find(|s| s.base == base) {
+            segment.ready = true;
+        }
+        self.ask_for_segment(out);
+    }
+
+    /// The device took a unit.
+    pub(crate) fn written_unit(&mut self, write: u64, now: Now) {
+        let Some(front) = self.units.front().map(|unit| unit.id) else { return };
+        let Some(unit) = write.checked_sub(front).and_then(|i| self.units.get_mut(i as usize))
+        else {
+            return;
+        };
+        assert!(matches!(unit.state, State::Writing), "a write ends once");
+        unit.state = State::Written;
+        unit.synced = unit.durable;
+        self.in_flight -= 1;
+        self.small_in_flight -= usize::from(unit.small);
+        if !unit.synced {
+            if self.unsynced == 0 {
+                self.unsynced_since_us = now.mono_us;
+            }
+            self.unsynced += 1;
+        }
+        while let Some(unit) = self.units.get(self.taken) {
+            if !matches!(unit.state, State::Written) {
+                break;
+            }
+            self.written = unit.end();
+            self.taken += 1;
+        }
+    }
+
+    /// A sync ended: what it covered is durable.
+    pub(crate) fn synced(&mut self, sync: u64, now: Now) {
+        if self.sync != Some(sync) {
+            return;
+        }
+        self.sync = None;
+        for unit in &mut self.units {
+            if unit.sync == Some(sync) && !unit.synced {
+                unit.synced = true;
+                self.unsynced -= 1;
+            }
+        }
+        // What was written while the sync ran has waited at most as long as the sync took.
+        self.unsynced_since_us = now.mono_us;
+    }
+
+    /// Moves `flushed` on; `visit` learns which queues have more that is durable.
+    pub(crate) fn advance_flushed(&mut self, mut visit: impl FnMut(u32, u64)) {
+        while let Some(unit) = self.units.front() {
+            if !matches!(unit.state, State::Written) || !unit.synced {
+                break;
+            }
+            let Some(mut unit) = self.units.pop_front() else { break };
+            assert!(unit.end() > self.flushed, "flushed is monotone");
+            self.flushed = unit.end();
+            self.durable_units -= usize::from(unit.durable);
+            self.taken -= 1;
+            self.submitted -= 1;
+            for (slot, offset) in unit.touched.drain(..) {
+                visit(slot, offset);
+            }
+            if self.spare_touched.len() < 64 {
+                self.spare_touched.push(unit.touched);
+            }
+        }
+        assert!(self.flushed <= self.written);
+    }
+
+    /// Starts a sync when something waits for it: durable records behind plain ones, a consumer
+    /// (`wanted`), or the time after which ASYNC messages are to be durable.
+    pub(crate) fn sync_if_due(&mut self, wanted: bool, now: Now, out: &mut Outbox<M::Block>) {
+        if self.sync.is_some() || self.unsynced == 0 || self.failed.is_some() {
+            return;
+        }
+        let durable_behind =
+            self.durable_units > 0 || self.open.as_ref().is_some_and(|open| open.durable);
+        let due = now.mono_us >= self.unsynced_since_us + self.limits.async_flush_us;
+        if !(wanted || durable_behind || due) {
+            return;
+        }
+        let sync = self.next_sync;
+        self.next_sync += 1;
+        let (mut from, mut to) = (u64::MAX, 0);
+        for unit in &mut self.units {
+            if matches!(unit.state, State::Written) && !unit.synced {
+                unit.sync = Some(sync);
+                from = from.min(unit.position);
+                to = to.max(unit.end());
+            }
+        }
+        self.sync = Some(sync);
+        self.figures.syncs += 1;
+        out.actions.push(Action::Sync { sync, from, to });
+    }
+
+    /// Writes `flushed` down when nobody else did for a while: recovery tells a torn tail from damage
+    /// by it. With `at_once` without waiting. Returns whether there was anything to write.
+    pub(crate) fn mark_if_idle(
+        &mut self,
+        at_once: bool,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) -> bool {
+        if !self.mark_is_owed() || !self.is_quiet() || self.failed.is_some() {
+            return false;
+        }
+        if !at_once && now.mono_us < self.last_unit_us + self.limits.idle_mark_us {
+            return false;
+        }
+        self.find_segment(BLOCK_BYTES, now, out);
+        let block = self.memory.allocate(BLOCK_BYTES);
+        let touched = self.spare_touched.pop().unwrap_or_default();
+        let mut open = OpenUnit::new(self.next, block, BLOCK_BYTES, touched);
+        open.durable = true;
+        self.open = Some(open);
+        self.close(now);
+        self.submit(out);
+        true
+    }
+
+    fn mark_is_owed(&self) -> bool {
+        self.marked < self.content_end
+    }
+
+    /// When something is due by time alone, in `Now::mono_us`.
+    pub(crate) fn next_wake(&self) -> Option<u64> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let sync = (self.unsynced > 0 && self.sync.is_none())
+            .then(|| self.unsynced_since_us + self.limits.async_flush_us);
+        let mark = (self.mark_is_owed() && self.is_quiet())
+            .then(|| self.last_unit_us + self.limits.idle_mark_us);
+        sync.into_iter().chain(mark).min()
+    }
+
+    /// Stops all writing, for ever.
+    pub(crate) fn fail(&mut self, reason: String) {
+        self.failed.get_or_insert(reason);
+        self.sync = None;
+    }
+}

@@ -1,0 +1,111 @@
+//! Write units: what is handed to the device at once.
+//!
+//! A unit is a control record (position, epoch, length, the `flushed` known when it was built), records,
+//! and padding up to a whole number of blocks, so that the next unit starts at a fresh one and a byte that
+//! was acknowledged is never written again.
+
+use super::Touched;
+use crate::seam::{BLOCK_BYTES, Block, Memory};
+use ringmq_schema::record::{self, UNIT_HEADER_BYTES, UnitHeader};
+use ringmq_schema::zerocopy::IntoBytes;
+use std::rc::Rc;
+
+/// The unit that records gather in.
+#[derive(Debug)]
+pub(super) struct OpenUnit<B> {
+    pub(super) position: u64,
+    pub(super) block: B,
+    /// Bytes in use, the header included.
+    pub(super) used: usize,
+    /// Most bytes it may come to.
+    pub(super) limit: usize,
+    /// Whether a record in it asks for durability before its acknowledgement.
+    pub(super) durable: bool,
+    /// Whether the segment ends with it.
+    pub(super) seal: bool,
+    pub(super) touched: Vec<Touched>,
+}
+
+impl<B: Block> OpenUnit<B> {
+    pub(super) fn new(position: u64, block: B, limit: usize, touched: Vec<Touched>) -> OpenUnit<B> {
+        debug_assert!(touched.is_empty());
+        OpenUnit {
+            position,
+            block,
+            used: UNIT_HEADER_BYTES,
+            limit,
+            durable: false,
+            seal: false,
+            touched,
+        }
+    }
+
+    /// Makes room for `bytes` in all: blocks grow fourfold, so that what is copied again stays small.
+    pub(super) fn grow<M: Memory<Block = B>>(&mut self, bytes: usize, memory: &mut M) {
+        let capacity = self.block.bytes().len();
+        if bytes <= capacity {
+            return;
+        }
+        let wanted = (capacity * 4).max(bytes).next_multiple_of(BLOCK_BYTES).min(self.limit);
+        let mut larger = memory.allocate(wanted);
+        larger.bytes_mut()[..self.used].copy_from_slice(&self.block.bytes()[..self.used]);
+        self.block = larger;
+    }
+
+    /// Pads it, writes its header, and cuts the block to whole device blocks. Returns the padding.
+    pub(super) fn finish<M: Memory<Block = B>>(
+        &mut self,
+        epoch: u32,
+        shard: u16,
+        flushed: u64,
+        log_id: u64,
+        memory: &mut M,
+    ) -> usize {
+        // A seal needs a record of its own even where the header fills the block to the brim.
+        let bytes = (self.used + if self.seal { record::ALIGNMENT } else { 0 })
+            .next_multiple_of(BLOCK_BYTES);
+        assert!(bytes <= self.limit);
+        if bytes <= self.block.bytes().len() / 4 {
+            // A large block for little: give it back whole, it is worth more than the copy.
+            let mut smaller = memory.allocate(bytes);
+            smaller.bytes_mut()[..self.used].copy_from_slice(&self.block.bytes()[..self.used]);
+            self.block = smaller;
+        }
+        let target = self.block.bytes_mut();
+        record::write_padding(&mut target[self.used..bytes], self.seal);
+        let header = UnitHeader::new(bytes as u32, self.position, epoch, shard, flushed, log_id);
+        target[..UNIT_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        self.block.truncate(bytes);
+        bytes - self.used
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Closed,
+    Writing,
+    Written,
+}
+
+/// A unit that is closed.
+#[derive(Debug)]
+pub(super) struct Unit<B> {
+    pub(super) id: u64,
+    pub(super) position: u64,
+    pub(super) bytes: usize,
+    pub(super) block: Rc<B>,
+    pub(super) durable: bool,
+    pub(super) small: bool,
+    pub(super) state: State,
+    /// Durable: by its own write, or by a sync submitted after that ended.
+    pub(super) synced: bool,
+    /// The sync that covers it.
+    pub(super) sync: Option<u64>,
+    pub(super) touched: Vec<Touched>,
+}
+
+impl<B> Unit<B> {
+    pub(super) fn end(&self) -> u64 {
+        self.position + self.bytes as u64
+    }
+}

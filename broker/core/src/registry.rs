@@ -1,0 +1,136 @@
+//! Topics and groups, by id and by name.
+//!
+//! Invariants:
+//! - versions count up by one; a change applies exactly once and in order on every shard;
+//! - ids are never given twice, also not after a deletion: what bears an id belongs to that topic.
+
+use crate::peer::{Change, RegistryChange, TopicSettings};
+use std::collections::BTreeMap;
+
+/// A topic that is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Topic {
+    pub(crate) id: u32,
+    /// Version of its last change.
+    pub(crate) version: u64,
+    pub(crate) settings: TopicSettings,
+}
+
+/// A group that is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    pub(crate) id: u32,
+    pub(crate) version: u64,
+    pub(crate) name: String,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    version: u64,
+    last_topic: u32,
+    last_group: u32,
+    topics: BTreeMap<u32, Topic>,
+    topic_ids: BTreeMap<String, u32>,
+    groups: BTreeMap<u32, Group>,
+    group_ids: BTreeMap<String, u32>,
+    /// Every change, for shards that missed some. Kept by the home shard only.
+    history: Option<Vec<RegistryChange>>,
+}
+
+impl Registry {
+    pub(crate) fn new(keep_history: bool) -> Registry {
+        Registry { history: keep_history.then(Vec::new), ..Registry::default() }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn topic(&self, id: u32) -> Option<&Topic> {
+        self.topics.get(&id)
+    }
+
+    pub(crate) fn topic_named(&self, name: &str) -> Option<&Topic> {
+        self.topics.get(self.topic_ids.get(name)?)
+    }
+
+    pub(crate) fn topics(&self) -> impl ExactSizeIterator<Item = &Topic> {
+        self.topics.values()
+    }
+
+    pub(crate) fn topics_by_name(&self, prefix: &str) -> impl Iterator<Item = &Topic> {
+        let prefix = prefix.to_owned();
+        self.topic_ids
+            .range(prefix.clone()..)
+            .take_while(move |(name, _)| name.starts_with(&prefix))
+            .filter_map(|(_, id)| self.topics.get(id))
+    }
+
+    pub(crate) fn group(&self, id: u32) -> Option<&Group> {
+        self.groups.get(&id)
+    }
+
+    pub(crate) fn group_named(&self, name: &str) -> Option<&Group> {
+        self.groups.get(self.group_ids.get(name)?)
+    }
+
+    pub(crate) fn groups(&self) -> impl ExactSizeIterator<Item = &Group> {
+        self.groups.values()
+    }
+
+    /// Number the next change: home shard only.
+    pub(crate) fn next(&self, change: Change) -> RegistryChange {
+        RegistryChange { version: self.version + 1, change }
+    }
+
+    pub(crate) fn next_topic_id(&self) -> u32 {
+        self.last_topic + 1
+    }
+
+    pub(crate) fn next_group_id(&self) -> u32 {
+        self.last_group + 1
+    }
+
+    /// Changes above `version`.
+    pub(crate) fn since(&self, version: u64) -> &[RegistryChange] {
+        let history = self.history.as_deref().unwrap_or_default();
+        &history[history.partition_point(|change| change.version <= version)..]
+    }
+
+    /// Applies the next change; `false` when it is not the next one.
+    pub(crate) fn apply(&mut self, change: &RegistryChange) -> bool {
+        if change.version != self.version + 1 {
+            return false;
+        }
+        let version = change.version;
+        self.version = version;
+        match &change.change {
+            Change::Topic { id, settings } => {
+                let topic = Topic { id: *id, version, settings: settings.clone() };
+                self.last_topic = self.last_topic.max(*id);
+                self.topic_ids.insert(settings.name.clone(), *id);
+                self.topics.insert(*id, topic);
+            }
+            Change::TopicDeleted { id } => {
+                if let Some(topic) = self.topics.remove(id) {
+                    self.topic_ids.remove(&topic.settings.name);
+                }
+            }
+            Change::Group { id, name } => {
+                self.last_group = self.last_group.max(*id);
+                self.group_ids.insert(name.clone(), *id);
+                self.groups.insert(*id, Group { id: *id, version, name: name.clone() });
+            }
+            Change::GroupDeleted { id } => {
+                if let Some(group) = self.groups.remove(id) {
+                    self.group_ids.remove(&group.name);
+                }
+            }
+        }
+        if let Some(history) = &mut self.history {
+            history.push(change.clone());
+        }
+        true
+    }
+}

@@ -1,0 +1,418 @@
+//! Topics, groups and figures: what administrators ask for.
+
+use super::{Asker, Handled, Shard, read, refuse};
+use crate::peer::{Change, PeerMessage, TopicSettings, member_id};
+use crate::seam::{Memory, Now, Outbox};
+use ringmq_schema::admin::{
+    self, AlterTopic, CreateGroup, CreateTopic, DeleteGroup, DeleteTopic, DescribeGroup,
+    DescribeGroupAnswer, DescribeGroupAnswerArgs, DescribeTopic, GroupAnswer, GroupAnswerArgs,
+    GroupMember, GroupMemberArgs, ListGroups, ListGroupsAnswer, ListGroupsAnswerArgs, ListTopics,
+    ListTopicsAnswer, ListTopicsAnswerArgs, MemberQueue, MemberSubscription,
+    MemberSubscriptionArgs, QueryQueues, QueryQueuesAnswer, QueryQueuesAnswerArgs,
+    QueryShardAnswer, QueryShardAnswerArgs, QueueStat, TopicAnswer, TopicAnswerArgs, TopicArgs,
+};
+use ringmq_schema::error::Status;
+use ringmq_schema::flatbuffers::{FlatBufferBuilder, WIPOffset};
+use ringmq_schema::limits;
+use ringmq_schema::names;
+use ringmq_schema::placement::{HOME_SHARD, shard_of_queue};
+
+type Fbb = FlatBufferBuilder<'static>;
+
+fn write_topic(
+    fbb: &mut Fbb,
+    id: u32,
+    version: u64,
+    settings: &TopicSettings,
+) -> WIPOffset<admin::Topic<'static>> {
+    let name = Some(fbb.create_string(&settings.name));
+    let args = TopicArgs {
+        name,
+        id,
+        version,
+        read_queues: settings.read_queues,
+        write_queues: settings.write_queues,
+        permission: settings.permission,
+        message_type: admin::MessageType(settings.message_type),
+        retention_ms: settings.retention_ms,
+        retention_bytes: settings.retention_bytes,
+        flush: settings.flush,
+    };
+    admin::Topic::create(fbb, &args)
+}
+
+fn read_topic(topic: &admin::Topic<'_>) -> Result<TopicSettings, super::Refuse> {
+    let name = topic.name();
+    names::check_new_topic(name).map_err(|e| refuse(Status::BadName, e.to_string()))?;
+    let most = limits::QUEUES_PER_TOPIC_MAX;
+    let (read_queues, write_queues) = (topic.read_queues(), topic.write_queues());
+    if read_queues == 0 || read_queues > most || write_queues == 0 || write_queues > most {
+        let text = format!(
+            "topic {name}: {read_queues} read and {write_queues} write queues, 1 to {most} are allowed"
+        );
+        return Err(refuse(Status::BadRequest, text));
+    }
+    let (message_type, flush) = (topic.message_type().0, topic.flush());
+    if message_type > admin::MessageType::ENUM_MAX || topic.permission() & !6 != 0 || flush > 2 {
+        let text = format!("topic {name}: unknown permission, message type or flush mode");
+        return Err(refuse(Status::BadRequest, text));
+    }
+    Ok(TopicSettings {
+        name: name.to_owned(),
+        read_queues,
+        write_queues,
+        permission: topic.permission(),
+        message_type,
+        retention_ms: topic.retention_ms(),
+        retention_bytes: topic.retention_bytes(),
+        flush,
+    })
+}
+
+impl<M: Memory> Shard<M> {
+    pub(super) fn create_topic(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let settings = read_topic(&read::<CreateTopic<'_>>(table)?.topic())?;
+        self.check_home()?;
+        if let Some(topic) = self.registry.topic_named(&settings.name) {
+            if topic.settings != settings {
+                let text = format!(
+                    "topic {} exists with other settings ({} read and {} write queues, permission {}): alter it instead",
+                    settings.name,
+                    topic.settings.read_queues,
+                    topic.settings.write_queues,
+                    topic.settings.permission
+                );
+                return Err(refuse(Status::TopicExists, text));
+            }
+            let (id, version) = (topic.id, topic.version);
+            self.answer_topic(asker, id, version, &settings, out);
+            return Ok(());
+        }
+        let most = self.config.topics;
+        if self.registry.topics().len() >= most {
+            return Err(refuse(
+                Status::TooMany,
+                format!("there are {most} topics, the most allowed"),
+            ));
+        }
+        let id = self.registry.next_topic_id();
+        self.change(Change::Topic { id, settings }, Some(asker), now, out);
+        Ok(())
+    }
+
+    pub(super) fn alter_topic(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let settings = read_topic(&read::<AlterTopic<'_>>(table)?.topic())?;
+        self.check_home()?;
+        let topic = self.find_topic(&settings.name)?;
+        if settings.read_queues < settings.write_queues {
+            let text = format!(
+                "topic {}: {} write queues but only {} can be read; read queues are lowered last",
+                settings.name, settings.write_queues, settings.read_queues
+            );
+            return Err(refuse(Status::BadRequest, text));
+        }
+        let id = topic.id;
+        self.change(Change::Topic { id, settings }, Some(asker), now, out);
+        Ok(())
+    }
+
+    pub(super) fn delete_topic(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<DeleteTopic<'_>>(table)?;
+        self.check_home()?;
+        let id = self.find_topic(request.name())?.id;
+        self.change(Change::TopicDeleted { id }, Some(asker), now, out);
+        Ok(())
+    }
+
+    fn find_topic(&self, name: &str) -> Result<&crate::registry::Topic, super::Refuse> {
+        names::check_topic(name).map_err(|e| refuse(Status::BadName, e.to_string()))?;
+        self.registry.topic_named(name).ok_or_else(|| {
+            let text = format!("there is no topic {name} on broker {}", self.config.broker);
+            refuse(Status::UnknownTopic, text)
+        })
+    }
+
+    pub(super) fn describe_topic(
+        &mut self,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<DescribeTopic<'_>>(table)?;
+        self.check_agreement()?;
+        let topic = self.find_topic(request.name())?.clone();
+        self.answer_topic(asker, topic.id, topic.version, &topic.settings, out);
+        Ok(())
+    }
+
+    pub(super) fn answer_topic(
+        &mut self,
+        asker: Asker,
+        id: u32,
+        version: u64,
+        settings: &TopicSettings,
+        out: &mut Outbox<M::Block>,
+    ) {
+        self.answer(asker, out, |fbb| {
+            let topic = Some(write_topic(fbb, id, version, settings));
+            TopicAnswer::create(fbb, &TopicAnswerArgs { topic })
+        });
+    }
+
+    pub(super) fn list_topics(
+        &mut self,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<ListTopics<'_>>(table)?;
+        self.check_agreement()?;
+        let prefix = request.prefix().unwrap_or_default();
+        let topics: Vec<_> = self.registry.topics_by_name(prefix).cloned().collect();
+        self.answer(asker, out, |fbb| {
+            let topics: Vec<_> =
+                topics.iter().map(|t| write_topic(fbb, t.id, t.version, &t.settings)).collect();
+            let topics = Some(fbb.create_vector(&topics));
+            ListTopicsAnswer::create(fbb, &ListTopicsAnswerArgs { topics })
+        });
+        Ok(())
+    }
+
+    pub(super) fn query_queues(
+        &mut self,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let topic = read::<QueryQueues<'_>>(table)?.topic();
+        let settings = &self
+            .registry
+            .topic(topic)
+            .ok_or_else(|| super::produce::unknown_topic(topic))?
+            .settings;
+        let shards = self.config.shards;
+        let stats: Vec<QueueStat> = (0..settings.read_queues.max(settings.write_queues))
+            .filter(|queue| shard_of_queue(topic, *queue, shards) == self.config.shard)
+            .map(|queue| match self.queues.get(crate::peer::QueueId { topic, queue }) {
+                Some(q) => QueueStat::new(queue, 0, q.min, q.visible, q.last_store_ms, q.bytes),
+                None => QueueStat::new(queue, 0, 0, 0, 0, 0),
+            })
+            .collect();
+        self.answer(asker, out, |fbb| {
+            let queues = Some(fbb.create_vector(&stats));
+            QueryQueuesAnswer::create(fbb, &QueryQueuesAnswerArgs { queues })
+        });
+        Ok(())
+    }
+
+    pub(super) fn create_group(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<CreateGroup<'_>>(table)?;
+        let name = request.name();
+        names::check_group(name).map_err(|e| refuse(Status::BadName, e.to_string()))?;
+        self.check_home()?;
+        if self.registry.group_named(name).is_some() {
+            self.answer_group(asker, name, out);
+            return Ok(());
+        }
+        let most = self.config.groups;
+        if self.registry.groups().len() >= most {
+            return Err(refuse(
+                Status::TooMany,
+                format!("there are {most} groups, the most allowed"),
+            ));
+        }
+        let id = self.registry.next_group_id();
+        let name = name.to_owned();
+        self.change(Change::Group { id, name }, Some(asker), now, out);
+        Ok(())
+    }
+
+    /// A shard needs a group that is not there.
+    pub(super) fn ensure_group(&mut self, name: String, now: Now, out: &mut Outbox<M::Block>) {
+        let most = self.config.groups;
+        let full = self.registry.groups().len() >= most;
+        if let Some(home) = self.home.as_mut().filter(|home| !home.agrees()) {
+            home.want_group(name, most);
+        } else if self.registry.group_named(&name).is_none() && !full && self.check_home().is_ok() {
+            let id = self.registry.next_group_id();
+            self.change(Change::Group { id, name }, None, now, out);
+        }
+    }
+
+    pub(super) fn delete_group(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<DeleteGroup<'_>>(table)?;
+        self.check_home()?;
+        let id = self.find_group(request.name())?;
+        self.change(Change::GroupDeleted { id }, Some(asker), now, out);
+        Ok(())
+    }
+
+    fn find_group(&self, name: &str) -> Result<u32, super::Refuse> {
+        names::check_group(name).map_err(|e| refuse(Status::BadName, e.to_string()))?;
+        self.registry.group_named(name).map(|group| group.id).ok_or_else(|| {
+            let text = format!("there is no group {name} on broker {}", self.config.broker);
+            refuse(Status::UnknownGroup, text)
+        })
+    }
+
+    /// Answers with a group; with none when it was deleted meanwhile.
+    pub(super) fn answer_group(&mut self, asker: Asker, name: &str, out: &mut Outbox<M::Block>) {
+        let Some(group) = self.registry.group_named(name).cloned() else {
+            self.answer(asker, out, |fbb| GroupAnswer::create(fbb, &GroupAnswerArgs::default()));
+            return;
+        };
+        self.answer(asker, out, |fbb| {
+            let name = Some(fbb.create_string(&group.name));
+            let args = admin::GroupArgs { name, id: group.id, version: group.version };
+            let group = Some(admin::Group::create(fbb, &args));
+            GroupAnswer::create(fbb, &GroupAnswerArgs { group })
+        });
+    }
+
+    pub(super) fn list_groups(
+        &mut self,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<ListGroups<'_>>(table)?;
+        let prefix = request.prefix().unwrap_or_default();
+        let mut groups: Vec<_> =
+            self.registry.groups().filter(|g| g.name.starts_with(prefix)).cloned().collect();
+        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        self.answer(asker, out, |fbb| {
+            let mut list = Vec::with_capacity(groups.len());
+            for group in &groups {
+                let name = Some(fbb.create_string(&group.name));
+                let args = admin::GroupArgs { name, id: group.id, version: group.version };
+                list.push(admin::Group::create(fbb, &args));
+            }
+            let groups = Some(fbb.create_vector(&list));
+            ListGroupsAnswer::create(fbb, &ListGroupsAnswerArgs { groups })
+        });
+        Ok(())
+    }
+
+    pub(super) fn describe_group(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<DescribeGroup<'_>>(table)?;
+        let name = request.name();
+        let id = self.find_group(name)?;
+        self.check_group_shard(name)?;
+        let version = self.registry.group(id).map_or(0, |group| group.version);
+        let state = self.groups.get(&id);
+        let start = out.heads.len();
+        self.frames.answer(&mut out.heads, asker.opcode, asker.correlation, 0, |fbb| {
+            let members: Vec<_> = state
+                .into_iter()
+                .flat_map(|state| &state.members)
+                .map(|(member, state)| {
+                    let subscriptions: Vec<_> = state
+                        .subscriptions
+                        .iter()
+                        .map(|s| {
+                            let topic = Some(fbb.create_string(&s.topic));
+                            let expression = Some(fbb.create_string(&s.expression));
+                            let args = MemberSubscriptionArgs { topic, expression, kind: s.kind };
+                            MemberSubscription::create(fbb, &args)
+                        })
+                        .collect();
+                    let queues: Vec<_> = state
+                        .queues
+                        .iter()
+                        .map(|(q, generation)| MemberQueue::new(q.topic, q.queue, *generation, 0))
+                        .collect();
+                    let id = member_id(*member);
+                    let args = GroupMemberArgs {
+                        member_high: id.high(),
+                        member_low: id.low(),
+                        client: Some(fbb.create_string(&state.client)),
+                        subscriptions: Some(fbb.create_vector(&subscriptions)),
+                        queues: Some(fbb.create_vector(&queues)),
+                        idle_ms: now.mono_us.saturating_sub(state.last_seen_us) / 1000,
+                    };
+                    GroupMember::create(fbb, &args)
+                })
+                .collect();
+            let members = Some(fbb.create_vector(&members));
+            let name = Some(fbb.create_string(name));
+            let group = Some(admin::Group::create(fbb, &admin::GroupArgs { name, id, version }));
+            DescribeGroupAnswer::create(fbb, &DescribeGroupAnswerArgs { group, members })
+        });
+        super::push_answer(asker.connection, start, out);
+        Ok(())
+    }
+
+    pub(super) fn query_shard(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let figures = self.figures();
+        let failed = self.log.failed().map(str::to_owned);
+        let (shard, uptime_ms) =
+            (self.config.shard, now.mono_us.saturating_sub(self.opened.mono_us) / 1000);
+        self.answer(asker, out, |fbb| {
+            let failed = failed.map(|reason| fbb.create_string(&reason));
+            let args = QueryShardAnswerArgs {
+                shard,
+                epoch: figures.epoch,
+                appended: figures.appended,
+                written: figures.written,
+                flushed: figures.flushed,
+                messages_in: figures.messages_in,
+                messages_out: figures.messages_out,
+                bytes_in: figures.bytes_in,
+                bytes_out: figures.bytes_out,
+                queues: figures.queues as u32,
+                connections: 0,
+                uptime_ms,
+                failed,
+            };
+            QueryShardAnswer::create(fbb, &args)
+        });
+        Ok(())
+    }
+
+    /// Asks the home shard for a group.
+    pub(super) fn ask_for_group(&mut self, name: &str, now: Now, out: &mut Outbox<M::Block>) {
+        let message = PeerMessage::EnsureGroup { name: name.to_owned() };
+        self.tell(HOME_SHARD, message, now, out);
+    }
+}

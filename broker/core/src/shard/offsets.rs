@@ -1,0 +1,279 @@
+//! Offsets: commit, query, search by time, reset; and ownership as the queue's shard keeps it.
+
+use super::waiting::Then;
+use super::{Asker, Handled, Refuse, Shard, read, refuse};
+use crate::peer::{Ownership, PeerMessage, QueueId, member_id, member_of};
+use crate::seam::{Memory, Now, Outbox};
+use crate::state::{self, Committed};
+use ringmq_schema::consume::{
+    CommitEntry, CommitOffsets, CommitOffsetsAnswer, CommitOffsetsAnswerArgs, CommitResult,
+    FoundOffset, QueryOffsets, QueryOffsetsAnswer, QueryOffsetsAnswerArgs, QueueOffsets,
+    ResetOffsets, SearchOffsets, SearchOffsetsAnswer, SearchOffsetsAnswerArgs,
+};
+use ringmq_schema::error::Status;
+use ringmq_schema::limits::QUEUES_PER_REQUEST_MAX;
+use ringmq_schema::record::Kind;
+
+/// In a search: the first readable offset.
+const FIRST: i64 = -1;
+/// In a search: the high watermark.
+const LAST: i64 = -2;
+
+impl<M: Memory> Shard<M> {
+    pub(super) fn commit_offsets(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<CommitOffsets<'_>>(table)?;
+        let group = request.group();
+        self.check_group(group)?;
+        self.check_writing()?;
+        let entries = request.entries().ok_or_else(nothing)?;
+        check_count(entries.len())?;
+        let member = member_of(request.member());
+        let mut results = Vec::with_capacity(entries.len());
+        let mut moved = Vec::new();
+        for entry in entries {
+            let queue = QueueId { topic: entry.topic(), queue: entry.queue() };
+            let status = self.commit_status(group, queue, entry, member);
+            if status == Status::Ok
+                && self.offsets.commit(group, queue, entry.offset(), now.wall_ms)
+            {
+                moved.push(Committed { group, queue, offset: entry.offset() });
+            }
+            results.push(CommitResult::new(queue.topic, queue.queue, status.code(), 0));
+        }
+        self.answer_commit(&moved, &results, asker, now, out);
+        Ok(())
+    }
+
+    fn commit_status(
+        &self,
+        group: u32,
+        queue: QueueId,
+        entry: &CommitEntry,
+        member: u128,
+    ) -> Status {
+        match self.readable(queue) {
+            Err(refused) => refused.status,
+            // promise: one-owner
+            Ok(_) if !self.offsets.may(group, queue, member, entry.generation()) => Status::Fenced,
+            Ok(next) if entry.offset() > next => Status::OffsetOutOfRange,
+            Ok(_) => Status::Ok,
+        }
+    }
+
+    pub(super) fn reset_offsets(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<ResetOffsets<'_>>(table)?;
+        let group = request.group();
+        self.check_group(group)?;
+        self.check_writing()?;
+        let entries = request.entries().ok_or_else(nothing)?;
+        check_count(entries.len())?;
+        let mut results = Vec::with_capacity(entries.len());
+        let mut moved = Vec::new();
+        for entry in entries {
+            let queue = QueueId { topic: entry.topic(), queue: entry.queue() };
+            // A member would commit over the reset: the group must be stopped.
+            let status = match self.readable(queue) {
+                Err(refused) => refused.status,
+                Ok(_) if self.offsets.get(group, queue).owner != 0 => Status::Fenced,
+                Ok(next) if entry.offset() > next => Status::OffsetOutOfRange,
+                Ok(_) => Status::Ok,
+            };
+            if status == Status::Ok {
+                self.offsets.reset(group, queue, entry.offset(), now.wall_ms);
+                moved.push(Committed { group, queue, offset: entry.offset() });
+            }
+            results.push(CommitResult::new(queue.topic, queue.queue, status.code(), 0));
+        }
+        self.answer_commit(&moved, &results, asker, now, out);
+        Ok(())
+    }
+
+    /// Logs what moved; the answer follows when the device took it.
+    fn answer_commit(
+        &mut self,
+        moved: &[Committed],
+        results: &[CommitResult],
+        asker: Asker,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let build = |fbb: &mut ringmq_schema::flatbuffers::FlatBufferBuilder<'static>| {
+            let entries = Some(fbb.create_vector(results));
+            CommitOffsetsAnswer::create(fbb, &CommitOffsetsAnswerArgs { entries })
+        };
+        // A commit that changes nothing answers for the one that did: that may be on its way still.
+        if moved.is_empty() && self.log.written() >= self.log.appended() {
+            self.answer(asker, out, build);
+            return;
+        }
+        let end = if moved.is_empty() {
+            self.log.appended()
+        } else {
+            let payload = state::write_offsets(moved);
+            self.log.append_state(Kind::Offsets, &payload, false, now, out)
+        };
+        if !asker.one_way {
+            let mut bytes = Vec::with_capacity(128 + results.len() * 12);
+            self.frames.answer(&mut bytes, asker.opcode, asker.correlation, 0, build);
+            self.waiting.push(end, false, Then::Answer(asker, bytes));
+        }
+    }
+
+    pub(super) fn check_group(&self, group: u32) -> Handled {
+        if self.registry.group(group).is_some() {
+            return Ok(());
+        }
+        let text = format!("there is no group with id {group} on broker {}", self.config.broker);
+        Err(refuse(Status::UnknownGroup, text))
+    }
+
+    /// Whether a queue can be read here; returns its next offset.
+    pub(super) fn readable(&self, queue: QueueId) -> Result<u64, Refuse> {
+        let topic = self
+            .registry
+            .topic(queue.topic)
+            .ok_or_else(|| super::produce::unknown_topic(queue.topic))?;
+        let settings = &topic.settings;
+        if settings.permission & super::produce::READ == 0 {
+            let text =
+                format!("topic {} is not to be read: its permission is write-only", settings.name);
+            return Err(refuse(Status::NotReadable, text));
+        }
+        if queue.queue >= settings.read_queues {
+            let text = format!(
+                "topic {} has {} read queues here, there is no queue {}",
+                settings.name, settings.read_queues, queue.queue
+            );
+            return Err(refuse(Status::UnknownQueue, text));
+        }
+        self.check_shard(queue)?;
+        Ok(self.queues.get(queue).map_or(0, |q| q.next))
+    }
+
+    pub(super) fn query_offsets(
+        &mut self,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<QueryOffsets<'_>>(table)?;
+        let group = request.group();
+        if group != 0 {
+            self.check_group(group)?;
+        }
+        let queues = request.queues().ok_or_else(nothing)?;
+        check_count(queues.len())?;
+        let found: Vec<QueueOffsets> = queues
+            .iter()
+            .map(|queue| {
+                let id = QueueId { topic: queue.topic(), queue: queue.queue() };
+                let status = self.readable(id).err().map_or(Status::Ok, |refused| refused.status);
+                let (min, max) = self.queues.get(id).map_or((0, 0), |q| (q.min, q.visible));
+                let progress = self.offsets.get(group, id);
+                QueueOffsets::new(
+                    id.topic,
+                    id.queue,
+                    progress.committed.map_or(-1, |offset| offset as i64),
+                    min,
+                    max,
+                    progress.generation,
+                    status.code(),
+                    0,
+                    &member_id(progress.owner),
+                    progress.committed_ms,
+                )
+            })
+            .collect();
+        self.answer(asker, out, |fbb| {
+            let queues = Some(fbb.create_vector(&found));
+            QueryOffsetsAnswer::create(fbb, &QueryOffsetsAnswerArgs { queues })
+        });
+        Ok(())
+    }
+
+    pub(super) fn search_offsets(
+        &mut self,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<SearchOffsets<'_>>(table)?;
+        let queues = request.queues().ok_or_else(nothing)?;
+        check_count(queues.len())?;
+        let found: Vec<FoundOffset> = queues
+            .iter()
+            .map(|wanted| {
+                let id = QueueId { topic: wanted.topic(), queue: wanted.queue() };
+                let status = self.readable(id).err().map_or(Status::Ok, |refused| refused.status);
+                let offset = self.queues.get(id).map_or(0, |queue| match wanted.at_ms() {
+                    FIRST => queue.min,
+                    LAST => queue.visible,
+                    ms => queue.offset_at(ms),
+                });
+                FoundOffset::new(id.topic, id.queue, offset, status.code(), 0, 0)
+            })
+            .collect();
+        self.answer(asker, out, |fbb| {
+            let queues = Some(fbb.create_vector(&found));
+            SearchOffsetsAnswer::create(fbb, &SearchOffsetsAnswerArgs { queues })
+        });
+        Ok(())
+    }
+
+    /// The group's shard gives a queue of this shard an owner.
+    pub(super) fn assign(
+        &mut self,
+        from: u16,
+        ownership: Ownership,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        if self.log.failed().is_some() {
+            return;
+        }
+        let Ownership { group, queue, .. } = ownership;
+        // The fence stands as soon as it is appended: the old owner's commits fail from here on.
+        if !self.offsets.own(&ownership) {
+            let progress = self.offsets.get(group, queue);
+            let known =
+                Ownership { group, queue, member: progress.owner, generation: progress.generation };
+            let message = PeerMessage::Assigned { ownership: known, accepted: false };
+            self.tell(from, message, now, out);
+            return;
+        }
+        let payload = state::write_owner(&ownership);
+        let end = self.log.append_state(Kind::Owner, &payload, true, now, out);
+        self.waiting.push(end, true, Then::Assigned { to: from, ownership });
+        // Whoever fetches under the old generation is to learn of it.
+        if let Some(slot) = self.queues.slot(queue) {
+            let waiting = std::mem::take(&mut self.queues.at_mut(slot).waiting);
+            self.fetches.wake(waiting);
+        }
+    }
+}
+
+/// Whoever asks about queues must name some.
+pub(super) fn nothing() -> Refuse {
+    refuse(Status::BadRequest, "the request names no queues")
+}
+
+pub(super) fn check_count(count: usize) -> Handled {
+    if count <= QUEUES_PER_REQUEST_MAX {
+        return Ok(());
+    }
+    let text =
+        format!("the request names {count} queues, at most {QUEUES_PER_REQUEST_MAX} are allowed");
+    Err(refuse(Status::BadRequest, text))
+}

@@ -1,0 +1,202 @@
+//! Messages in.
+
+use super::waiting::{Produced, Then};
+use super::{Asker, Handled, Refuse, Shard, read, refuse};
+use crate::config::FlushMode;
+use crate::peer::QueueId;
+use crate::seam::{Memory, Now, Outbox};
+use ringmq_schema::error::Status;
+use ringmq_schema::frame::Frame;
+use ringmq_schema::limits;
+use ringmq_schema::placement::shard_of_queue;
+use ringmq_schema::produce::{Flush, Produce};
+use ringmq_schema::record::{self, Kind};
+
+/// Permission bits of a topic (RocketMQ `PermName`).
+pub(super) const READ: u8 = 4;
+/// See [`READ`].
+pub(super) const WRITE: u8 = 2;
+
+impl<M: Memory> Shard<M> {
+    pub(super) fn produce(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        frame: Frame<'_>,
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<Produce<'_>>(frame.table)?;
+        let id = QueueId { topic: request.topic(), queue: request.queue() };
+        let topic_flush = self.check_target(id)?;
+        self.check_writing()?;
+        self.check_room()?;
+        let records = request.records();
+        let durable = match request.flush() {
+            Flush::Sync => true,
+            Flush::Async => false,
+            _ => topic_flush == FlushMode::Sync,
+        };
+        let durable = self.check_run(id, frame.run, records, durable)?;
+
+        let slot = self.queues.slot_or_new(id);
+        let queue = self.queues.at_mut(slot);
+        let base_offset = queue.next;
+        let store_ms = now.wall_ms;
+        let touched = Some((slot, base_offset + u64::from(records)));
+        let (position, end) = self.log.append(frame.run, durable, touched, now, out, |header| {
+            header.offset = queue.next.into();
+            header.store_ms = store_ms.into();
+            let bytes = header.prefix.length.get();
+            queue.push(header.position.get(), bytes, header.tag_hash.get(), store_ms);
+        });
+        debug_assert_eq!(queue.next, base_offset + u64::from(records));
+        if !durable && !queue.waiting.is_empty() {
+            self.sync_wanted = end;
+        }
+        self.figures.messages_in += u64::from(records);
+        self.figures.bytes_in += frame.run.len() as u64;
+        if !asker.one_way {
+            let produced = Produced {
+                connection: asker.connection,
+                correlation: asker.correlation,
+                base_offset,
+                records,
+                position,
+                store_ms,
+                received_us: now.mono_us,
+            };
+            // promise: ack-is-durable
+            self.waiting.push(end, durable, Then::Acknowledge(produced));
+        }
+        Ok(())
+    }
+
+    /// Whether the queue takes messages here; returns the topic's flush mode.
+    fn check_target(&self, id: QueueId) -> Result<FlushMode, Refuse> {
+        let topic = self.registry.topic(id.topic).ok_or_else(|| unknown_topic(id.topic))?;
+        let settings = &topic.settings;
+        if settings.permission & WRITE == 0 {
+            let text =
+                format!("topic {} takes no messages: its permission is read-only", settings.name);
+            return Err(refuse(Status::NotWritable, text));
+        }
+        if id.queue >= settings.write_queues {
+            let text = format!(
+                "topic {} has {} write queues here, there is no queue {}",
+                settings.name, settings.write_queues, id.queue
+            );
+            return Err(refuse(Status::UnknownQueue, text));
+        }
+        self.check_shard(id)?;
+        Ok(match Flush(settings.flush) {
+            Flush::Sync => FlushMode::Sync,
+            Flush::Async => FlushMode::Async,
+            _ => self.config.flush,
+        })
+    }
+
+    /// Whether the queue is one of this shard's.
+    pub(super) fn check_shard(&self, id: QueueId) -> Handled {
+        let shard = shard_of_queue(id.topic, id.queue, self.config.shards);
+        if shard == self.config.shard {
+            return Ok(());
+        }
+        let text = format!(
+            "queue {} of topic id {} lives on shard {shard}, not on {}",
+            id.queue, id.topic, self.config.shard
+        );
+        Err(Refuse { shard, ..refuse(Status::WrongShard, text) })
+    }
+
+    fn check_room(&self) -> Handled {
+        if !self.disk_has_room {
+            let text = format!(
+                "the disk of broker {} is fuller than its watermark: no messages until there is room",
+                self.config.broker
+            );
+            return Err(Refuse { retry_after_ms: 1000, ..refuse(Status::DiskFull, text) });
+        }
+        if self.waiting.len() >= self.config.waiting_produces {
+            let text = format!("{} requests wait for the disk already", self.waiting.len());
+            return Err(Refuse { retry_after_ms: 20, ..refuse(Status::Busy, text) });
+        }
+        Ok(())
+    }
+
+    /// Walks the run: nothing of it is kept unless all of it is in order. Returns whether any record
+    /// asks for durability.
+    fn check_run(
+        &self,
+        id: QueueId,
+        run: &[u8],
+        records: u32,
+        default_durable: bool,
+    ) -> Result<bool, Refuse> {
+        let most = limits::BATCH_BYTES_MAX.min(self.log.run_bytes_max());
+        if run.len() > most {
+            let text = format!("the batch has {} bytes, at most {most} are allowed", run.len());
+            return Err(refuse(Status::MessageTooLarge, text));
+        }
+        let (mut count, mut durable, mut bytes) = (0u32, false, 0);
+        for found in record::records(run) {
+            let found = found.map_err(|e| refuse(Status::BadRecord, e.to_string()))?;
+            let header = found.header;
+            let fault = |what: &str| {
+                Err(refuse(Status::BadRecord, format!("record {count} of the batch {what}")))
+            };
+            if header.prefix.kind != Kind::Message as u8 {
+                return fault("is no message");
+            }
+            if header.topic.get() != id.topic || header.queue.get() != id.queue {
+                return fault("is addressed to another topic or queue than the request");
+            }
+            if found.bytes.len() > limits::RECORD_BYTES_MAX {
+                let text = format!(
+                    "record {count} has {} bytes, at most {} are allowed",
+                    found.bytes.len(),
+                    limits::RECORD_BYTES_MAX
+                );
+                return Err(refuse(Status::MessageTooLarge, text));
+            }
+            if usize::from(header.property_count.get()) > limits::PROPERTIES_MAX
+                || usize::from(header.property_bytes.get()) > limits::PROPERTIES_BYTES_MAX
+            {
+                let text = format!("record {count} has more properties than are allowed");
+                return Err(refuse(Status::MessageTooLarge, text));
+            }
+            let flags = header.flags.get();
+            // promise: never-early. What cannot be held back yet must not be taken.
+            if header.deliver_ms.get() != 0 || flags & record::FLAG_TRANSACTION != 0 {
+                let text = "delayed and transactional messages are not served by this version";
+                return Err(refuse(Status::Unsupported, text));
+            }
+            if found.check_payload().is_err() {
+                let text = format!("record {count}: the payload's checksum does not match");
+                return Err(refuse(Status::BadChecksum, text));
+            }
+            durable |= match flags & record::FLAG_FLUSH_MASK {
+                1 => true,
+                2 => false,
+                _ => default_durable,
+            };
+            count += 1;
+            bytes += found.bytes.len();
+        }
+        if count == 0 || count != records || count as usize > limits::BATCH_RECORDS_MAX {
+            let text = format!(
+                "the batch holds {count} records where the request says {records} (1 to {} are allowed)",
+                limits::BATCH_RECORDS_MAX
+            );
+            return Err(refuse(Status::BadRecord, text));
+        }
+        if bytes != run.len() {
+            return Err(refuse(Status::BadRecord, "a producer's batch holds no control records"));
+        }
+        Ok(durable)
+    }
+}
+
+pub(super) fn unknown_topic(id: u32) -> Refuse {
+    let text = format!("there is no topic with id {id} here: ask the name server for its route");
+    refuse(Status::UnknownTopic, text)
+}

@@ -1,0 +1,264 @@
+//! Changes of topics and groups: durable at the home shard, then on every shard, then acknowledged.
+//!
+//! A shard applies a change when it appends it: whatever it appends under the new topic lies behind the
+//! change in the same log, so that no crash can keep the one and lose the other. Other shards are told
+//! only after the change is durable at home.
+
+use super::waiting::Then;
+use super::{Asker, Handled, Refuse, Shard, refuse};
+use crate::peer::{Change, PeerMessage, RegistryChange};
+use crate::route::TopicChange;
+use crate::seam::{Action, Memory, Now, Outbox};
+use crate::state;
+use ringmq_schema::error::Status;
+use ringmq_schema::placement::HOME_SHARD;
+use ringmq_schema::record::Kind;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the home shard knows of the others.
+#[derive(Debug)]
+pub(super) struct HomeState {
+    /// Durable version of each shard; `None`: not heard of since the start.
+    done: Vec<Option<u64>>,
+    /// Last version that each shard has or was told.
+    told: Vec<u64>,
+    /// Version at start: below it nobody is told anything that was not.
+    at_start: u64,
+    agreed: bool,
+    /// Groups asked for before all shards agreed.
+    wanted_groups: BTreeSet<String>,
+    pending: BTreeMap<u64, Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    asker: Option<Asker>,
+    topic: Option<TopicChange>,
+    group: Option<String>,
+    since_us: u64,
+}
+
+/// A change that a shard does not confirm is answered `NotReady` after this; it goes on all the same.
+const CONFIRM_TIMEOUT_US: u64 = 5_000_000;
+
+impl HomeState {
+    pub(super) fn new(shards: u16, version: u64) -> HomeState {
+        HomeState {
+            done: vec![None; usize::from(shards)],
+            told: vec![0; usize::from(shards)],
+            at_start: version,
+            agreed: false,
+            wanted_groups: BTreeSet::new(),
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// Whether every shard has what was there at start.
+    pub(super) fn agrees(&self) -> bool {
+        self.agreed
+    }
+
+    /// Keeps a group's name until it can be made; bounded as the groups are.
+    pub(super) fn want_group(&mut self, name: String, most: usize) {
+        if self.wanted_groups.len() < most {
+            self.wanted_groups.insert(name);
+        }
+    }
+
+    fn least(&self) -> Option<u64> {
+        self.done.iter().copied().min().flatten()
+    }
+}
+
+impl<M: Memory> Shard<M> {
+    /// Whether changes can be made: on the home shard, when all shards agree.
+    pub(super) fn check_home(&self) -> Handled {
+        self.check_writing()?;
+        self.check_agreement()
+    }
+
+    /// Whether this is the home shard and all shards have what it has.
+    pub(super) fn check_agreement(&self) -> Handled {
+        match &self.home {
+            None => {
+                let text = "topics and groups are made on the home shard";
+                Err(Refuse { shard: HOME_SHARD, ..refuse(Status::WrongShard, text) })
+            }
+            Some(home) if !home.agrees() => {
+                let text = "the broker is starting: not all shards have all topics yet";
+                Err(Refuse { retry_after_ms: 100, ..refuse(Status::NotReady, text) })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Makes a change at home. `asker` is answered when it is durable on all shards.
+    pub(super) fn change(
+        &mut self,
+        change: Change,
+        asker: Option<Asker>,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let change = self.registry.next(change);
+        let topic = self.topic_change(&change);
+        let group = match &change.change {
+            Change::Group { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        let pending = Pending { asker, topic, group, since_us: now.mono_us };
+        if let Some(home) = &mut self.home {
+            home.pending.insert(change.version, pending);
+        }
+        self.take_change(&change, now, out);
+    }
+
+    /// What the name servers are to learn of a change that is about to be applied.
+    fn topic_change(&self, change: &RegistryChange) -> Option<TopicChange> {
+        let version = change.version;
+        match &change.change {
+            Change::Topic { id, settings } => {
+                let settings = settings.clone();
+                Some(TopicChange { id: *id, version, settings, deleted: false })
+            }
+            Change::TopicDeleted { id } => {
+                let settings = self.registry.topic(*id)?.settings.clone();
+                Some(TopicChange { id: *id, version, settings, deleted: true })
+            }
+            _ => None,
+        }
+    }
+
+    /// Appends and applies the next change.
+    fn take_change(&mut self, change: &RegistryChange, now: Now, out: &mut Outbox<M::Block>) {
+        let kind = match change.change {
+            Change::Topic { .. } | Change::TopicDeleted { .. } => Kind::Topic,
+            Change::Group { .. } | Change::GroupDeleted { .. } => Kind::Group,
+        };
+        let end = self.log.append_state(kind, &state::write_change(change), true, now, out);
+        let applied = self.registry.apply(change);
+        assert!(applied, "changes are taken in order");
+        self.waiting.push(end, true, Then::Registry { version: change.version });
+        match &change.change {
+            Change::Topic { settings, .. } => {
+                let name = settings.name.clone();
+                self.topic_changed(&name, now, out);
+            }
+            Change::TopicDeleted { id } => {
+                let woken = self.queues.forget_topic(*id);
+                self.offsets.forget_topic(*id);
+                self.fetches.wake(woken);
+                self.topic_gone(*id, now, out);
+            }
+            Change::Group { id, name } => self.group_made(*id, name, now, out),
+            Change::GroupDeleted { id } => {
+                self.offsets.forget_group(*id);
+                self.group_gone(*id, out);
+            }
+        }
+    }
+
+    /// The home shard tells of a change that is durable there.
+    pub(super) fn registry_change(
+        &mut self,
+        change: RegistryChange,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        if self.log.failed().is_some() {
+            return;
+        }
+        if change.version == self.registry.version() + 1 {
+            self.take_change(&change, now, out);
+        }
+    }
+
+    /// A shard has everything up to `version` durably; from home itself: it may go out.
+    pub(super) fn registry_done(&mut self, from: u16, version: u64, out: &mut Outbox<M::Block>) {
+        let Some(home) = &mut self.home else { return };
+        let Some(done) = home.done.get_mut(usize::from(from)) else { return };
+        let before = *done;
+        *done = Some(version.max(before.unwrap_or(0)));
+        if before.is_none() {
+            home.told[usize::from(from)] = version;
+        }
+        self.tell_changes(out);
+        self.complete_changes(out);
+        let wanted = match &mut self.home {
+            Some(home) if home.agreed => std::mem::take(&mut home.wanted_groups),
+            _ => return,
+        };
+        for name in wanted {
+            self.ensure_group(name, now, out);
+        }
+    }
+
+    /// Sends each shard that was heard of what is durable here and new to it.
+    fn tell_changes(&mut self, out: &mut Outbox<M::Block>) {
+        let Some(home) = &mut self.home else { return };
+        let Some(durable) = home.done[usize::from(HOME_SHARD)] else { return };
+        for shard in 0..home.done.len() {
+            if shard == usize::from(HOME_SHARD) || home.done[shard].is_none() {
+                continue;
+            }
+            let news = self.registry.since(home.told[shard]);
+            for change in news.iter().take_while(|change| change.version <= durable) {
+                let message = PeerMessage::Registry(change.clone());
+                out.actions.push(Action::Peer { to: shard as u16, message });
+            }
+            home.told[shard] = home.told[shard].max(durable);
+        }
+    }
+
+    fn complete_changes(&mut self, out: &mut Outbox<M::Block>) {
+        let Some(home) = &mut self.home else { return };
+        let Some(least) = home.least() else { return };
+        if !home.agreed && least >= home.at_start {
+            home.agreed = true;
+            for topic in self.registry.topics() {
+                out.actions.push(Action::Topic(TopicChange {
+                    id: topic.id,
+                    version: topic.version,
+                    settings: topic.settings.clone(),
+                    deleted: false,
+                }));
+            }
+        }
+        let mut answers = Vec::new();
+        while let Some(entry) = home.pending.first_entry() {
+            if *entry.key() > least {
+                break;
+            }
+            let pending = entry.remove();
+            if let Some(topic) = &pending.topic {
+                out.actions.push(Action::Topic(topic.clone()));
+            }
+            answers.push(pending);
+        }
+        for pending in answers {
+            let Some(asker) = pending.asker else { continue };
+            match pending.topic {
+                Some(topic) if !topic.deleted => {
+                    self.answer_topic(asker, topic.id, topic.version, &topic.settings, out);
+                }
+                _ => match pending.group {
+                    Some(name) => self.answer_group(asker, &name, out),
+                    None => self.done(asker, out),
+                },
+            }
+        }
+    }
+
+    /// Answers those whose change a shard does not confirm.
+    pub(super) fn expire_changes(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        let Some(home) = &mut self.home else { return };
+        let late = |pending: &&mut Pending| now.mono_us > pending.since_us + CONFIRM_TIMEOUT_US;
+        let askers: Vec<Asker> =
+            home.pending.values_mut().filter(late).filter_map(|p| p.asker.take()).collect();
+        for asker in askers {
+            let text = "a shard of this broker has not confirmed the change yet; it is stored and \
+                        goes on: look again in a moment";
+            self.refuse(asker, &refuse(Status::NotReady, text), out);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Records of the shard's own state: how topics, groups, offsets and owners stand in the log.
+//!
+//! Little endian, fixed fields first, names last, each payload opened by a version byte. Reading is bounds
+//! checked: what does not parse is damage, never a panic.
+
+use crate::peer::{Change, Ownership, QueueId, RegistryChange, TopicSettings};
+
+const VERSION: u8 = 1;
+
+/// Reads fixed-width numbers off the front of a payload.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        Some(self.take(1)?[0])
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn u128(&mut self) -> Option<u128> {
+        Some(u128::from_le_bytes(self.take(16)?.try_into().ok()?))
+    }
+
+    fn version(&mut self) -> Option<()> {
+        (self.u8()? == VERSION).then_some(())
+    }
+
+    fn name(&mut self) -> Option<String> {
+        let name = String::from_utf8(self.0.to_vec()).ok();
+        self.0 = &[];
+        name
+    }
+}
+
+/// Payload of a `Topic` or `Group` record.
+pub(crate) fn write_change(change: &RegistryChange) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend_from_slice(&change.version.to_le_bytes());
+    match &change.change {
+        Change::Topic { id, settings } => {
+            out.push(1);
+            out.extend_from_slice(&id.to_le_bytes());
+            out.extend_from_slice(&settings.read_queues.to_le_bytes());
+            out.extend_from_slice(&settings.write_queues.to_le_bytes());
+            out.extend_from_slice(&[settings.permission, settings.message_type, settings.flush]);
+            out.extend_from_slice(&settings.retention_ms.to_le_bytes());
+            out.extend_from_slice(&settings.retention_bytes.to_le_bytes());
+            out.extend_from_slice(settings.name.as_bytes());
+        }
+        Change::TopicDeleted { id } => {
+            out.push(2);
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+        Change::Group { id, name } => {
+            out.push(3);
+            out.extend_from_slice(&id.to_le_bytes());
+            out.extend_from_slice(name.as_bytes());
+        }
+        Change::GroupDeleted { id } => {
+            out.push(4);
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+    }
+    out
+}
+
+/// Reads what [`write_change`] wrote.
+pub(crate) fn read_change(payload: &[u8]) -> Option<RegistryChange> {
+    let mut reader = Reader(payload);
+    reader.version()?;
+    let version = reader.u64()?;
+    let tag = reader.u8()?;
+    let id = reader.u32()?;
+    let change = match tag {
+        1 => {
+            let (read_queues, write_queues) = (reader.u32()?, reader.u32()?);
+            let (permission, message_type, flush) = (reader.u8()?, reader.u8()?, reader.u8()?);
+            let (retention_ms, retention_bytes) = (reader.u64()?, reader.u64()?);
+            let settings = TopicSettings {
+                name: reader.name()?,
+                read_queues,
+                write_queues,
+                permission,
+                message_type,
+                retention_ms,
+                retention_bytes,
+                flush,
+            };
+            Change::Topic { id, settings }
+        }
+        2 => Change::TopicDeleted { id },
+        3 => Change::Group { id, name: reader.name()? },
+        4 => Change::GroupDeleted { id },
+        _ => return None,
+    };
+    Some(RegistryChange { version, change })
+}
+
+/// One committed offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) group: u32,
+    pub(crate) queue: QueueId,
+    pub(crate) offset: u64,
+}
+
+/// Payload of an `Offsets` record.
+pub(crate) fn write_offsets(entries: &[Committed]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + entries.len() * 20);
+    out.push(VERSION);
+    for entry in entries {
+        out.extend_from_slice(&entry.group.to_le_bytes());
+        out.extend_from_slice(&entry.queue.topic.to_le_bytes());
+        out.extend_from_slice(&entry.queue.queue.to_le_bytes());
+        out.extend_from_slice(&entry.offset.to_le_bytes());
+    }
+    out
+}
+
+/// Reads what [`write_offsets`] wrote, handing on entry by entry.
+pub(crate) fn read_offsets(payload: &[u8], mut visit: impl FnMut(Committed)) -> Option<()> {
+    let mut reader = Reader(payload);
+    reader.version()?;
+    while !reader.0.is_empty() {
+        visit(Committed {
+            group: reader.u32()?,
+            queue: QueueId { topic: reader.u32()?, queue: reader.u32()? },
+            offset: reader.u64()?,
+        });
+    }
+    Some(())
+}
+
+/// Payload of an `Owner` record.
+pub(crate) fn write_owner(owner: &Ownership) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend_from_slice(&owner.group.to_le_bytes());
+    out.extend_from_slice(&owner.queue.topic.to_le_bytes());
+    out.extend_from_slice(&owner.queue.queue.to_le_bytes());
+    out.extend_from_slice(&owner.generation.to_le_bytes());
+    out.extend_from_slice(&owner.member.to_le_bytes());
+    out
+}
+
+/// Reads what [`write_owner`] wrote.
+pub(crate) fn read_owner(payload: &[u8]) -> Option<Ownership> {
+    let mut reader = Reader(payload);
+    reader.version()?;
+    Some(Ownership {
+        group: reader.u32()?,
+        queue: QueueId { topic: reader.u32()?, queue: reader.u32()? },
+        generation: reader.u32()?,
+        member: reader.u128()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_round_trip_and_no_prefix_panics() {
+        let settings = TopicSettings {
+            name: "orders".to_owned(),
+            read_queues: 8,
+            write_queues: 4,
+            permission: 6,
+            message_type: 2,
+            retention_ms: 5,
+            retention_bytes: 6,
+            flush: 1,
+        };
+        let changes = [
+            Change::Topic { id: 7, settings },
+            Change::TopicDeleted { id: 7 },
+            Change::Group { id: 1, name: "g".to_owned() },
+            Change::GroupDeleted { id: 1 },
+        ];
+        for change in changes {
+            let change = RegistryChange { version: 3, change };
+            let bytes = write_change(&change);
+            assert_eq!(read_change(&bytes), Some(change));
+            for end in 0..13 {
+                assert_eq!(read_change(&bytes[..end]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_and_owners_round_trip() {
+        let queue = QueueId { topic: 1, queue: 2 };
+        let entries = [Committed { group: 9, queue, offset: 77 }; 3];
+        let mut read = Vec::new();
+        read_offsets(&write_offsets(&entries), |entry| read.push(entry)).unwrap();
+        assert_eq!(read, entries);
+        let owner = Ownership { group: 9, queue, member: 1 << 100, generation: 4 };
+        let bytes = write_owner(&owner);
+        assert_eq!(read_owner(&bytes), Some(owner));
+        assert_eq!(read_owner(&bytes[..bytes.len() - 1]), None);
+    }
+}

@@ -1,0 +1,322 @@
+//! A shard on a desk: an obedient disk in memory, one client, no time but what the test gives.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // Each test file uses its part.
+
+use ringmq_core::{
+    Action, Block, DiskError, Input, LogFiles, Memory, Now, Outbox, SegmentFile, Shard, ShardConfig,
+};
+use ringmq_schema::admin::{CreateTopic, CreateTopicArgs, Topic, TopicAnswer, TopicArgs};
+use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};
+use ringmq_schema::consume::{Fetch, FetchArgs, FetchQueue};
+use ringmq_schema::error::Status;
+use ringmq_schema::flatbuffers::{FlatBufferBuilder, WIPOffset};
+use ringmq_schema::frame;
+use ringmq_schema::opcode::Opcode;
+use ringmq_schema::produce::{Flush, Produce, ProduceArgs};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+pub struct Heap(pub Vec<u8>);
+
+impl Block for Heap {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+    fn truncate(&mut self, bytes: usize) {
+        self.0.truncate(bytes);
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct Pool;
+
+impl Memory for Pool {
+    type Block = Heap;
+    fn allocate(&mut self, bytes: usize) -> Heap {
+        Heap(vec![0xEE; bytes])
+    }
+}
+
+/// Segments by base.
+#[derive(Clone, Default)]
+pub struct Files(pub Rc<RefCell<BTreeMap<u64, Vec<u8>>>>);
+
+impl Files {
+    pub fn write(&self, position: u64, bytes: &[u8]) {
+        let mut files = self.0.borrow_mut();
+        let (base, file) = files.range_mut(..=position).next_back().expect("a segment");
+        let at = (position - base) as usize;
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub fn read_at(&self, position: u64, out: &mut [u8]) {
+        let files = self.0.borrow();
+        let (base, file) = files.range(..=position).next_back().expect("a segment");
+        let at = (position - base) as usize;
+        out.copy_from_slice(&file[at..at + out.len()]);
+    }
+}
+
+impl LogFiles for Files {
+    fn segments(&mut self) -> Result<Vec<SegmentFile>, DiskError> {
+        let files = self.0.borrow();
+        Ok(files
+            .iter()
+            .map(|(base, f)| SegmentFile { base: *base, bytes: f.len() as u64 })
+            .collect())
+    }
+    fn read(&mut self, position: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        self.read_at(position, out);
+        Ok(())
+    }
+    fn wipe(&mut self, position: u64, bytes: u64) -> Result<(), DiskError> {
+        self.write(position, &vec![0; bytes as usize]);
+        Ok(())
+    }
+    fn sync(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+/// An answer, copied out.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub connection: u64,
+    pub correlation: u64,
+    pub status: Status,
+    pub table: Vec<u8>,
+    pub run: Vec<u8>,
+}
+
+pub struct Desk {
+    pub shard: Shard<Pool>,
+    pub out: Outbox<Heap>,
+    pub files: Files,
+    pub now: Now,
+    pub answers: Vec<Answer>,
+    /// Writes are carried out, but their end is told only by `finish_writes`.
+    pub hold_writes: bool,
+    pub held: Vec<u64>,
+    pub writes: Vec<(u64, usize, bool)>,
+    pub syncs: usize,
+    pub reads: usize,
+    pub stopped: bool,
+    frames: FrameBuilder,
+    request: Vec<u8>,
+    correlation: u64,
+}
+
+pub fn config() -> ShardConfig {
+    ShardConfig {
+        segment_bytes: 1 << 20,
+        unit_bytes: 256 << 10,
+        tail_cache_bytes: 1 << 20,
+        ..ShardConfig::new(0, 1, 77)
+    }
+}
+
+impl Desk {
+    pub fn open(config: ShardConfig, files: Files) -> Desk {
+        let mut out = Outbox::default();
+        let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+        let mut log_files = files.clone();
+        let shard = Shard::open(config, Pool, &mut log_files, now, &mut out).expect("opens");
+        let mut desk = Desk {
+            shard,
+            out,
+            files,
+            now,
+            answers: Vec::new(),
+            hold_writes: false,
+            held: Vec::new(),
+            writes: Vec::new(),
+            syncs: 0,
+            reads: 0,
+            stopped: false,
+            frames: FrameBuilder::new(),
+            request: Vec::new(),
+            correlation: 0,
+        };
+        desk.carry_out();
+        assert!(desk.shard.is_ready());
+        desk
+    }
+
+    pub fn handle(&mut self, input: Input<'_, Heap>) {
+        self.shard.handle(self.now, input, &mut self.out);
+        self.carry_out();
+    }
+
+    pub fn carry_out(&mut self) {
+        while !self.out.actions.is_empty() {
+            let mut out = std::mem::take(&mut self.out);
+            let mut next = Vec::new();
+            for action in out.actions.drain(..) {
+                match action {
+                    Action::Write { write, position, block, durable } => {
+                        self.files.write(position, block.bytes());
+                        self.writes.push((position, block.bytes().len(), durable));
+                        if self.hold_writes {
+                            self.held.push(write);
+                        } else {
+                            next.push(Input::Written { write, result: Ok(()) });
+                        }
+                    }
+                    Action::Sync { sync, .. } => {
+                        self.syncs += 1;
+                        next.push(Input::Synced { sync, result: Ok(()) });
+                    }
+                    Action::MakeSegment { base, bytes } => {
+                        let file = vec![0; bytes as usize];
+                        self.files.0.borrow_mut().insert(base, file);
+                        next.push(Input::SegmentReady { base, result: Ok(()) });
+                    }
+                    Action::Read { read, position, bytes } => {
+                        self.reads += 1;
+                        let mut block = Heap(vec![0; bytes as usize]);
+                        self.files.read_at(position, &mut block.0);
+                        next.push(Input::Read { read, result: Ok(Rc::new(block)) });
+                    }
+                    Action::Answer { connection, head, slices } => {
+                        let mut bytes = out.heads[head].to_vec();
+                        for slice in &out.slices[slices] {
+                            let range = slice.range.start as usize..slice.range.end as usize;
+                            bytes.extend_from_slice(&slice.block.bytes()[range]);
+                        }
+                        let frame = frame::parse(&bytes, u32::MAX).unwrap().expect("whole");
+                        assert_eq!(frame.header.length.get() as usize, bytes.len());
+                        self.answers.push(Answer {
+                            connection,
+                            correlation: frame.header.correlation.get(),
+                            status: frame.header.status(),
+                            table: frame.table.to_vec(),
+                            run: frame.run.to_vec(),
+                        });
+                    }
+                    Action::Stopped => self.stopped = true,
+                    Action::Peer { .. } | Action::Topic(_) | Action::WatchRoute { .. } => {}
+                }
+            }
+            out.clear();
+            self.out = out;
+            for input in next {
+                self.shard.handle(self.now, input, &mut self.out);
+            }
+        }
+    }
+
+    pub fn finish_writes(&mut self) {
+        for write in std::mem::take(&mut self.held) {
+            self.handle(Input::Written { write, result: Ok(()) });
+        }
+    }
+
+    pub fn advance(&mut self, ms: u64) {
+        self.now.mono_us += ms * 1000;
+        self.now.wall_ms += ms as i64;
+        self.handle(Input::Tick);
+    }
+
+    /// Sends a request, without the end of the turn.
+    pub fn send<T>(
+        &mut self,
+        opcode: Opcode,
+        run: &[u8],
+        build: impl FnOnce(&mut FlatBufferBuilder<'static>) -> WIPOffset<T>,
+    ) -> u64 {
+        self.correlation += 1;
+        let mut request = std::mem::take(&mut self.request);
+        request.clear();
+        self.frames.request(&mut request, opcode, 0, self.correlation, run, build);
+        let frame = frame::parse(&request, u32::MAX).unwrap().expect("whole");
+        self.handle(Input::Request { connection: 9, frame });
+        self.request = request;
+        self.correlation
+    }
+
+    pub fn call<T>(
+        &mut self,
+        opcode: Opcode,
+        run: &[u8],
+        build: impl FnOnce(&mut FlatBufferBuilder<'static>) -> WIPOffset<T>,
+    ) -> Answer {
+        let correlation = self.send(opcode, run, build);
+        self.handle(Input::TurnEnd);
+        self.take(correlation).expect("answered")
+    }
+
+    pub fn take(&mut self, correlation: u64) -> Option<Answer> {
+        let index = self.answers.iter().position(|a| a.correlation == correlation)?;
+        Some(self.answers.remove(index))
+    }
+
+    pub fn create_topic(&mut self, name: &str, queues: u32) -> u32 {
+        let answer = self.call(Opcode::CreateTopic, &[], |fbb| {
+            let name = Some(fbb.create_string(name));
+            let args = TopicArgs {
+                name,
+                read_queues: queues,
+                write_queues: queues,
+                permission: 6,
+                ..TopicArgs::default()
+            };
+            let topic = Some(Topic::create(fbb, &args));
+            CreateTopic::create(fbb, &CreateTopicArgs { topic })
+        });
+        assert_eq!(answer.status, Status::Ok);
+        let answer = frame::read_table::<TopicAnswer<'_>>(&answer.table).unwrap();
+        answer.topic().unwrap().id()
+    }
+
+    pub fn produce(
+        &mut self,
+        topic: u32,
+        queue: u32,
+        run: &[u8],
+        records: u32,
+        flush: Flush,
+    ) -> u64 {
+        self.send(Opcode::Produce, run, |fbb| {
+            let args = ProduceArgs { topic, queue, records, flush, timeout_ms: 3000 };
+            Produce::create(fbb, &args)
+        })
+    }
+
+    pub fn fetch(&mut self, queues: &[FetchQueue], wait_ms: u32) -> u64 {
+        self.send(Opcode::Fetch, &[], |fbb| {
+            let queues = Some(fbb.create_vector(queues));
+            let args = FetchArgs { wait_ms, queues, ..FetchArgs::default() };
+            Fetch::create(fbb, &args)
+        })
+    }
+}
+
+/// A run of messages whose bodies are `first`, `first + 1`, ... and `bytes` long.
+pub fn run(topic: u32, queue: u32, first: u64, count: u64, bytes: usize) -> Vec<u8> {
+    let mut builder = RecordBuilder::new();
+    let mut out = Vec::new();
+    for n in first..first + count {
+        let mut body = n.to_le_bytes().to_vec();
+        body.resize(bytes.max(8), n as u8);
+        let tag = if n % 2 == 0 { "even" } else { "odd" };
+        let spec = MessageSpec { body: &body, tag: Some(tag), ..MessageSpec::default() };
+        builder.append(&mut out, topic, queue, &spec).expect("fits");
+    }
+    out
+}
+
+/// Body numbers of a run.
+pub fn numbers(run: &[u8]) -> Vec<u64> {
+    ringmq_schema::record::records(run)
+        .map(|record| {
+            let record = record.unwrap();
+            record.check_header().unwrap();
+            record.check_payload().unwrap();
+            let body = record.message().unwrap().body().unwrap().bytes().to_vec();
+            u64::from_le_bytes(body[..8].try_into().unwrap())
+        })
+        .collect()
+}

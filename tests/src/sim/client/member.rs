@@ -1,0 +1,318 @@
+//! Members of groups: they heartbeat, take over queues, fetch, commit, leave in order or die without a word.
+
+use crate::sim::client::admin::lasting_topic;
+use crate::sim::client::{Context, Phase};
+use crate::sim::talk::{Beat, Entry, Intent, QueueKey, Reply, Wanted};
+use ringmq_schema::error::Status;
+use ringmq_schema::placement::shard_of_group;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Clone, Copy)]
+struct Owned {
+    generation: u32,
+    /// Where to go on, once it is known.
+    next: Option<u64>,
+    committed: Option<u64>,
+    /// The committed offset, or the first one, was asked for.
+    asking: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Member {
+    group: String,
+    topics: Vec<String>,
+    /// 0: not alive; the time says until when.
+    member: u128,
+    rests_until_us: u64,
+    group_id: u32,
+    version: u64,
+    beating: u32,
+    queues: BTreeMap<QueueKey, Owned>,
+    fetching: BTreeSet<u16>,
+}
+
+impl Member {
+    /// A member of group `number`, of all lasting topics.
+    pub fn new(number: usize, topics: usize) -> Member {
+        Member {
+            group: group_name(number),
+            topics: (0..topics).map(lasting_topic).collect(),
+            member: 0,
+            rests_until_us: 0,
+            group_id: 0,
+            version: 0,
+            beating: 0,
+            queues: BTreeMap::new(),
+            fetching: BTreeSet::new(),
+        }
+    }
+
+    /// Its group, and the group's id if it is known.
+    pub fn group(&self) -> (&str, u32) {
+        (&self.group, self.group_id)
+    }
+
+    /// See [`super::Client`].
+    pub fn wake(&mut self, context: &mut Context<'_>) {
+        if context.phase == Phase::Quiet || self.member == 0 && context.now_us < self.rests_until_us
+        {
+            return;
+        }
+        if self.member == 0 {
+            self.member = (u128::from(context.random.number()) << 64) | 1;
+        }
+        if context.phase == Phase::Living && self.ends(context) {
+            return;
+        }
+        if self.beating == 0 || context.random.once_in(40) {
+            self.beat(context);
+        }
+        for shard in 0..context.plan.shards {
+            self.take_over(context, shard);
+            self.fetch(context, shard);
+            if context.random.once_in(6) {
+                self.commit(context, shard);
+            }
+        }
+    }
+
+    /// Leaves or dies, now and then.
+    fn ends(&mut self, context: &mut Context<'_>) -> bool {
+        let leaves = context.random.once_in(60);
+        if !leaves && !context.random.once_in(120) {
+            return false;
+        }
+        let shard = shard_of_group(&self.group, context.plan.shards);
+        if leaves {
+            for shard in 0..context.plan.shards {
+                self.commit(context, shard);
+            }
+            let request = context.words.leave(shard, &self.group, self.member);
+            context.send(request);
+        } else if context.random.percent(50) {
+            context.close(shard);
+        }
+        let session_us = u64::from(context.plan.session_ms) * 1000;
+        self.rests_until_us = context.now_us + context.random.below(2 * session_us);
+        self.forget();
+        true
+    }
+
+    fn forget(&mut self) {
+        self.member = 0;
+        self.version = 0;
+        self.beating = 0;
+        self.queues.clear();
+        self.fetching.clear();
+    }
+
+    fn beat(&mut self, context: &mut Context<'_>) {
+        let held: Vec<(QueueKey, u32)> =
+            self.queues.iter().map(|(queue, owned)| (*queue, owned.generation)).collect();
+        let beat = Beat {
+            group: &self.group,
+            member: self.member,
+            topics: &self.topics,
+            session_ms: context.plan.session_ms,
+            wait_ms: context.plan.session_ms / 3,
+            version: self.version,
+            held: &held,
+        };
+        let shard = shard_of_group(&self.group, context.plan.shards);
+        let request = context.words.beat(shard, &beat);
+        self.beating += 1;
+        context.send(request);
+    }
+
+    /// Asks where to go on with new queues.
+    fn take_over(&mut self, context: &mut Context<'_>, shard: u16) {
+        let mut fresh = Vec::new();
+        for (queue, owned) in &mut self.queues {
+            if owned.next.is_none() && !owned.asking && context.shard_of(*queue) == shard {
+                owned.asking = true;
+                fresh.push(*queue);
+            }
+        }
+        if !fresh.is_empty() {
+            let request = context.words.offsets(shard, self.group_id, fresh);
+            context.send(request);
+        }
+    }
+
+    fn fetch(&mut self, context: &mut Context<'_>, shard: u16) {
+        if self.fetching.contains(&shard) {
+            return;
+        }
+        let mut wanted = Vec::new();
+        for (queue, Owned { generation, next, .. }) in &self.queues {
+            if let (Some(offset), true) = (*next, context.shard_of(*queue) == shard) {
+                wanted.push(Wanted { queue: *queue, offset, generation: *generation, tag: None });
+            }
+        }
+        if !wanted.is_empty() {
+            let (group, member) = (self.group_id, self.member);
+            let wait_ms = *context.random.pick(&[0, 20, 300]);
+            let max_bytes = *context.random.pick(&[4 << 10, 64 << 10]);
+            let request =
+                context.words.fetch(shard, group, member, wait_ms, max_bytes, 1024, wanted);
+            self.fetching.insert(shard);
+            context.send(request);
+        }
+    }
+
+    fn commit(&mut self, context: &mut Context<'_>, shard: u16) {
+        // After a reset what was committed is to be committed again.
+        let again = context.phase == Phase::Settling;
+        let mut entries = Vec::new();
+        for (queue, owned) in &self.queues {
+            if let Some(offset) = owned.next.filter(|next| again || Some(*next) != owned.committed)
+                && context.shard_of(*queue) == shard
+            {
+                entries.push(Entry { queue: *queue, offset, generation: owned.generation });
+            }
+        }
+        if !entries.is_empty() {
+            let request = context.words.commit(shard, self.group_id, self.member, entries);
+            context.send(request);
+        }
+    }
+
+    /// See [`super::Client`].
+    pub fn hear(&mut self, context: &mut Context<'_>, shard: u16, intent: &Intent, reply: &Reply) {
+        match (intent, reply) {
+            (Intent::Beat { member, .. }, _) if *member != self.member => {}
+            (Intent::Beat { .. }, Reply::Beat { group, version, queues }) => {
+                self.beating = self.beating.saturating_sub(1);
+                self.group_id = *group;
+                // Answers of one connection come in order: the last is the newest.
+                self.version = *version;
+                self.own(queues);
+            }
+            (Intent::Beat { .. }, _) => {
+                self.beating = self.beating.saturating_sub(1);
+                self.version = 0;
+            }
+            (Intent::Fetch { .. }, _) => {
+                self.fetching.remove(&shard);
+                if let (Reply::Fetched(got), Intent::Fetch { wanted, .. }) = (reply, intent) {
+                    for one in got {
+                        let asked = wanted.iter().find(|w| w.queue == one.queue);
+                        let generation = asked.map_or(0, |w| w.generation);
+                        self.go_on(
+                            one.queue,
+                            generation,
+                            one.next_offset,
+                            one.min_offset,
+                            one.status,
+                        );
+                    }
+                }
+            }
+            (Intent::Offsets { queues, .. }, _) => self.begin(context, shard, queues, reply),
+            (Intent::Search { queues, .. }, _) => self.begin_at(queues, reply),
+            (Intent::Commit { member, entries, .. }, Reply::Committed(results)) => {
+                if *member == self.member {
+                    self.committed(entries, results);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn own(&mut self, queues: &[(QueueKey, u32)]) {
+        let before = std::mem::take(&mut self.queues);
+        for (queue, generation) in queues {
+            let fresh =
+                Owned { generation: *generation, next: None, committed: None, asking: false };
+            let same = before.get(queue).filter(|owned| owned.generation == *generation);
+            self.queues.insert(*queue, same.copied().unwrap_or(fresh));
+        }
+    }
+
+    fn go_on(&mut self, queue: QueueKey, generation: u32, next: u64, min: u64, status: Status) {
+        let Some(owned) = self.queues.get_mut(&queue) else { return };
+        if owned.generation != generation {
+            return;
+        }
+        match status {
+            Status::Ok => owned.next = Some(next),
+            Status::OffsetOutOfRange => owned.next = Some(min),
+            Status::Fenced => {
+                self.queues.remove(&queue);
+                // What it owns now is told by a full answer only.
+                self.version = 0;
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, context: &mut Context<'_>, shard: u16, asked: &[QueueKey], reply: &Reply) {
+        for queue in asked {
+            if let Some(owned) = self.queues.get_mut(queue) {
+                owned.asking = false;
+            }
+        }
+        let Reply::Offsets(told) = reply else { return };
+        let mut unknown = Vec::new();
+        for one in told.iter().filter(|one| one.status == Status::Ok) {
+            let Some(owned) = self.queues.get_mut(&one.queue) else { continue };
+            if one.committed >= 0 {
+                owned.next = Some(one.committed as u64);
+                owned.committed = owned.next;
+            } else {
+                owned.asking = true;
+                unknown.push(one.queue);
+            }
+        }
+        if !unknown.is_empty() {
+            let request = context.words.search(shard, -1, unknown);
+            context.send(request);
+        }
+    }
+
+    fn begin_at(&mut self, asked: &[QueueKey], reply: &Reply) {
+        for queue in asked {
+            if let Some(owned) = self.queues.get_mut(queue) {
+                owned.asking = false;
+            }
+        }
+        let Reply::Found(found) = reply else { return };
+        for (queue, offset, status) in found {
+            let owned = self.queues.get_mut(queue).filter(|o| o.next.is_none());
+            if let (Some(owned), Status::Ok) = (owned, *status) {
+                owned.next = Some(*offset);
+            }
+        }
+    }
+
+    fn committed(&mut self, entries: &[Entry], results: &[(QueueKey, Status)]) {
+        for (entry, (queue, status)) in entries.iter().zip(results) {
+            let owned = self.queues.get_mut(queue).filter(|o| o.generation == entry.generation);
+            match (owned, *status) {
+                (Some(owned), Status::Ok) => owned.committed = Some(entry.offset),
+                (Some(_), Status::Fenced) => {
+                    self.queues.remove(queue);
+                    self.version = 0;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// See [`super::Client`].
+    pub fn cut(&mut self) {
+        // The member lives on; its requests have no answers.
+        self.version = 0;
+        self.beating = 0;
+        self.fetching.clear();
+        for owned in self.queues.values_mut() {
+            owned.asking = false;
+        }
+    }
+}
+
+/// Two groups share the members.
+pub fn group_name(number: usize) -> String {
+    format!("group-{}", number % 2)
+}

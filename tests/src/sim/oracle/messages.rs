@@ -1,0 +1,362 @@
+//! Every message ever sent, and where it was acknowledged or seen.
+//!
+//! What is judged:
+//! - promise ack-is-durable: an acknowledged message is there after a crash, as its flush mode says;
+//! - promise prefix: what is lost with the power lies behind all that is left, nothing lost comes back, and no
+//!   byte is foreign;
+//! - promise fifo: an offset has one message and a message one offset, for as long as anybody may rely on it;
+//!   messages of one connection lie in the order in which they were sent;
+//! - what a consumer saw lies on the medium, and stays.
+
+use crate::sim::disk::{CrashKind, Disk};
+use crate::sim::talk::{QueueKey, Received};
+use crate::sim::{Summary, Verdict, violation};
+use ringmq_schema::error::Status;
+use std::collections::BTreeMap;
+
+/// What is known of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Sent; may or may not be stored.
+    Open,
+    /// Stored, as its receipt says.
+    Acknowledged,
+    /// Refused for good: must not be seen.
+    Refused,
+    /// Not there after a restart: must not come back.
+    Gone,
+}
+
+/// A message as it was sent.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Sent {
+    pub queue: QueueKey,
+    pub shard: u16,
+    pub connection: u64,
+    pub payload_checksum: u32,
+    pub payload_bytes: u32,
+    pub tag_hash: u32,
+    pub born_ms: i64,
+    /// Its acknowledgement promises that it survives power loss.
+    pub sync: bool,
+}
+
+#[derive(Debug)]
+struct Message {
+    sent: Sent,
+    fate: Fate,
+    offset: Option<u64>,
+    position: Option<u64>,
+    /// When it was acknowledged in this life.
+    acknowledged_us: Option<u64>,
+    /// A consumer saw it, or it was acknowledged longer ago than the flush interval: it stays, whatever comes.
+    sure: bool,
+}
+
+impl Message {
+    fn must_survive(&self, kind: CrashKind) -> bool {
+        self.sure || self.fate == Fate::Acknowledged && (self.sent.sync || kind == CrashKind::Kill)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    slots: Vec<Option<u32>>,
+    high_watermark: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Messages {
+    /// Marks this run's message ids.
+    mark: u64,
+    messages: Vec<Message>,
+    queues: BTreeMap<QueueKey, Queue>,
+}
+
+impl Messages {
+    /// An empty journal; `mark` is in every message id.
+    pub fn new(mark: u64) -> Messages {
+        Messages { mark, messages: Vec::new(), queues: BTreeMap::new() }
+    }
+
+    /// How many were sent.
+    pub fn count(&self) -> u32 {
+        self.messages.len() as u32
+    }
+
+    /// The id of message `index`.
+    pub fn id(&self, index: u32) -> [u8; 16] {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.mark.to_le_bytes());
+        id[8..].copy_from_slice(&u64::from(index).to_le_bytes());
+        id
+    }
+
+    fn index(&self, id: &[u8; 16]) -> Option<u32> {
+        let mut parts = [[0; 8]; 2];
+        parts[0].copy_from_slice(&id[..8]);
+        parts[1].copy_from_slice(&id[8..]);
+        let index = u64::from_le_bytes(parts[1]);
+        let known = u64::from_le_bytes(parts[0]) == self.mark && index < self.messages.len() as u64;
+        known.then_some(index as u32)
+    }
+
+    /// Notes what is about to be sent; its number is [`Messages::count`] before.
+    pub fn send(&mut self, sent: Sent) {
+        self.messages.push(Message {
+            sent,
+            fate: Fate::Open,
+            offset: None,
+            position: None,
+            acknowledged_us: None,
+            sure: false,
+        });
+    }
+
+    /// First offset of a queue that nobody is known to have seen or got acknowledged.
+    pub fn end(&self, queue: QueueKey) -> u64 {
+        self.queues.get(&queue).map_or(0, |q| q.slots.len() as u64)
+    }
+
+    /// `count` messages from `first` on were acknowledged.
+    #[allow(clippy::too_many_arguments)]
+    pub fn acknowledged(
+        &mut self,
+        (first, count): (u32, u32),
+        (base, records): (u64, u32),
+        position: u64,
+        now_us: u64,
+        disk: &Disk,
+        summary: &mut Summary,
+    ) -> Verdict {
+        if records != count {
+            return violation(format!("{count} messages sent, {records} acknowledged"));
+        }
+        let mut durable = false;
+        for step in 0..count {
+            let index = first + step;
+            let message = &mut self.messages[index as usize];
+            if message.fate != Fate::Open {
+                return violation(format!("message {index} acknowledged: {message:?}"));
+            }
+            message.fate = Fate::Acknowledged;
+            message.acknowledged_us = Some(now_us);
+            durable |= message.sent.sync;
+            if step == 0 {
+                message.position = message.position.or(Some(position));
+                if message.position != Some(position) {
+                    return violation(format!("message {index} is not at {position}: {message:?}"));
+                }
+            }
+            self.bind(index, base + u64::from(step))?;
+        }
+        summary.acknowledged += u64::from(count);
+        // promise: ack-is-durable
+        if !disk.holds(position, &self.id(first), durable) {
+            let how = if durable { "SYNC, is not on the medium" } else { "ASYNC, is not written" };
+            return violation(format!("message {first} at {position}, acknowledged {how}"));
+        }
+        Ok(())
+    }
+
+    /// `count` messages from `first` on were refused.
+    pub fn refused(&mut self, (first, count): (u32, u32), status: Status) -> Verdict {
+        // After these the messages may be stored all the same.
+        let unknown = matches!(
+            status,
+            Status::ShardFailed
+                | Status::Internal
+                | Status::FlushDiskTimeout
+                | Status::FlushSlaveTimeout
+                | Status::SlaveNotAvailable
+        );
+        for message in &mut self.messages[first as usize..(first + count) as usize] {
+            if message.offset.is_some() {
+                return if unknown {
+                    Ok(())
+                } else {
+                    violation(format!("refused with {status}, but stored: {message:?}"))
+                };
+            }
+            if !unknown {
+                message.fate = Fate::Refused;
+            }
+        }
+        Ok(())
+    }
+
+    /// A consumer or auditor got a record.
+    pub fn saw(&mut self, record: &Received, disk: &Disk) -> Verdict {
+        let Some(index) = self.index(&record.message_id) else {
+            return violation(format!("a record that nobody sent: {record:?}"));
+        };
+        let message = &mut self.messages[index as usize];
+        let sent = &message.sent;
+        let same = sent.queue == record.queue
+            && sent.payload_checksum == record.payload_checksum
+            && sent.payload_bytes == record.payload_bytes
+            && sent.tag_hash == record.tag_hash
+            && sent.born_ms == record.born_ms;
+        if !same {
+            return violation(format!("message {index} came back changed: {record:?}, {sent:?}"));
+        }
+        if matches!(message.fate, Fate::Refused | Fate::Gone) {
+            return violation(format!("message {index} is visible: {message:?}"));
+        }
+        if message.position.is_some_and(|position| position != record.position) {
+            return violation(format!("message {index} moved: {message:?}, {record:?}"));
+        }
+        message.position = Some(record.position);
+        message.sure = true;
+        self.bind(index, record.offset)?;
+        // promise: prefix (visible-is-durable)
+        if !disk.holds(record.position, &record.message_id, true) {
+            return violation(format!(
+                "message {index} is visible before it is durable: {record:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, index: u32, offset: u64) -> Verdict {
+        let message = &mut self.messages[index as usize];
+        if message.offset.is_some_and(|other| other != offset) {
+            return violation(format!("message {index} is at {offset} as well: {message:?}"));
+        }
+        message.offset = Some(offset);
+        let slots = &mut self.queues.entry(message.sent.queue).or_default().slots;
+        let at = offset as usize;
+        if offset > 1 << 20 {
+            return violation(format!("message {index} at the absurd offset {offset}"));
+        }
+        if slots.len() <= at {
+            slots.resize(at + 1, None);
+        }
+        match slots[at] {
+            // promise: fifo
+            Some(other) if other != index => violation(format!(
+                "offset {offset} of queue {:?} is message {other}'s and message {index}'s",
+                message.sent.queue
+            )),
+            _ => {
+                slots[at] = Some(index);
+                Ok(())
+            }
+        }
+    }
+
+    /// The high watermark of a queue was told.
+    pub fn high_watermark(&mut self, queue: QueueKey, told: u64) -> Verdict {
+        let known = &mut self.queues.entry(queue).or_default().high_watermark;
+        if told < *known {
+            return violation(format!("high watermark of {queue:?} fell from {known} to {told}"));
+        }
+        *known = told;
+        Ok(())
+    }
+
+    /// Whether the message at an offset, if it is known, has another tag.
+    pub fn lacks_tag(&self, queue: QueueKey, offset: u64, tag: u32) -> bool {
+        let slot = self.queues.get(&queue).and_then(|q| q.slots.get(offset as usize));
+        slot.copied().flatten().is_none_or(|i| self.messages[i as usize].sent.tag_hash != tag)
+    }
+
+    /// A life ended. ASYNC messages acknowledged longer ago than `interval_us` are durable by promise.
+    pub fn crashed(&mut self, now_us: u64, interval_us: Option<u64>) {
+        for message in self.messages.iter_mut().filter(|m| m.fate == Fate::Acknowledged) {
+            if let (Some(at), Some(interval)) = (message.acknowledged_us, interval_us) {
+                message.sure |= at + interval < now_us;
+            }
+            message.acknowledged_us = None;
+        }
+    }
+
+    /// After `Stop` everything acknowledged is durable.
+    pub fn stopped(&mut self) {
+        for message in self.messages.iter_mut().filter(|m| m.fate == Fate::Acknowledged) {
+            message.sure = true;
+        }
+    }
+
+    /// What a shard says it has after a restart: the end of each of its queues, before anything new.
+    pub fn recovered(
+        &mut self,
+        shard: u16,
+        kind: CrashKind,
+        ends: &BTreeMap<QueueKey, u64>,
+        summary: &mut Summary,
+    ) -> Verdict {
+        let (mut last_left, mut first_lost) = (None::<(u64, u32)>, None::<(u64, u32)>);
+        for (key, end) in ends {
+            let Some(queue) = self.queues.get_mut(key) else { continue };
+            for (offset, slot) in queue.slots.iter().enumerate() {
+                let Some(index) = *slot else { continue };
+                let message = &mut self.messages[index as usize];
+                assert_eq!(message.sent.shard, shard, "queues are asked for at their shards");
+                let at = message.position.map(|position| (position, index));
+                if (offset as u64) < *end {
+                    last_left = last_left.max(at);
+                    continue;
+                }
+                // promise: ack-is-durable
+                if message.must_survive(kind) {
+                    return violation(format!(
+                        "after {kind:?} queue {key:?} ends at {end}; missing is message {index}, {message:?}"
+                    ));
+                }
+                if let Some(at) = at {
+                    first_lost = Some(first_lost.map_or(at, |lost| lost.min(at)));
+                }
+                summary.lost += u64::from(message.fate == Fate::Acknowledged);
+                message.fate = Fate::Gone;
+            }
+            queue.slots.truncate(*end as usize);
+        }
+        // promise: prefix
+        match (last_left, first_lost) {
+            (Some(left), Some(lost)) if left > lost => violation(format!(
+                "after {kind:?} shard {shard} has message {} at {}, and lost message {} at {} before it",
+                left.1, left.0, lost.1, lost.0
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every queue of a shard was read to its end: what was sent before (`below`) and is not there, never will be.
+    pub fn audited(&mut self, shard: u16, below: u32, ends: &BTreeMap<QueueKey, u64>) -> Verdict {
+        for message in self.messages[..below as usize].iter_mut() {
+            if message.sent.shard == shard && message.offset.is_none() && message.fate == Fate::Open
+            {
+                message.fate = Fate::Gone;
+            }
+        }
+        for (key, end) in ends {
+            let Some(queue) = self.queues.get(key) else { continue };
+            let hole = queue.slots.iter().take(*end as usize).position(Option::is_none);
+            if let Some(hole) = hole {
+                return violation(format!("queue {key:?} was read to {end} without offset {hole}"));
+            }
+            self.check_order(*key, queue)?;
+        }
+        Ok(())
+    }
+
+    /// promise: fifo
+    fn check_order(&self, key: QueueKey, queue: &Queue) -> Verdict {
+        let mut last: BTreeMap<u64, u32> = BTreeMap::new();
+        for (offset, index) in queue.slots.iter().enumerate().filter_map(|(o, i)| Some((o, (*i)?)))
+        {
+            let connection = self.messages[index as usize].sent.connection;
+            let before = last.insert(connection, index);
+            if before.is_some_and(|before| before > index) {
+                return violation(format!(
+                    "queue {key:?}: message {index} at {offset} was sent before message {before:?} on \
+                     connection {connection}, and lies behind it"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,286 @@
+//! The journal and the judge. It hears of every request when it is delivered and of every answer when it
+//! leaves the shard, which is the earliest moment at which a client may rely on it.
+
+pub mod groups;
+pub mod messages;
+pub mod topics;
+
+use crate::sim::disk::{CrashKind, Disk};
+use crate::sim::talk::{Fetched, Intent, QueueKey, Reply, Wanted};
+use crate::sim::{Summary, Verdict, violation};
+use groups::Groups;
+use messages::Messages;
+use ringmq_schema::error::{Retry, Status};
+use std::collections::BTreeMap;
+use topics::Topics;
+
+/// A request that was delivered and not yet answered.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Pending {
+    pub connection: u64,
+    pub client: usize,
+    pub shard: u16,
+    pub one_way: bool,
+    pub intent: Intent,
+    /// Number of the event in which it was delivered, and its time; 0: on its way.
+    pub delivered: u64,
+    pub delivered_us: u64,
+    /// What the group was known to have committed then.
+    pub floors: Vec<Option<u64>>,
+}
+
+/// When something happens: µs, and the number of the event.
+pub type When = (u64, u64);
+
+/// See the module.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Oracle {
+    pub messages: Messages,
+    pub groups: Groups,
+    pub topics: Topics,
+    pub summary: Summary,
+    /// By shard: the worst crash since its queues' ends were last compared.
+    crashes: Vec<Option<CrashKind>>,
+    /// Messages sent before the last crash.
+    sent_before: u32,
+}
+
+impl Oracle {
+    /// An empty journal.
+    pub fn new(mark: u64, shards: u16) -> Oracle {
+        Oracle {
+            messages: Messages::new(mark),
+            groups: Groups::default(),
+            topics: Topics::default(),
+            summary: Summary::default(),
+            crashes: vec![None; usize::from(shards)],
+            sent_before: 0,
+        }
+    }
+
+    /// A request is handed to its shard.
+    pub fn delivered(&mut self, pending: &mut Pending, when: When) {
+        (pending.delivered_us, pending.delivered) = when;
+        match &pending.intent {
+            Intent::Commit { group, entries, .. } => {
+                entries.iter().for_each(|entry| self.groups.asks(*group, entry));
+            }
+            Intent::Reset { group, entry } => {
+                self.groups.asks(*group, entry);
+                self.groups.resetting(*group, entry);
+            }
+            Intent::Offsets { group, queues } => {
+                pending.floors = queues.iter().map(|q| self.groups.floor(*group, *q)).collect();
+            }
+            Intent::Delete { topic } => self.topics.deleting(*topic),
+            _ => {}
+        }
+    }
+
+    /// An answer leaves the shard.
+    pub fn answered(
+        &mut self,
+        pending: &Pending,
+        reply: &Reply,
+        when: When,
+        disk: &Disk,
+    ) -> Verdict {
+        if let Reply::Refused { status, message } = reply {
+            return self.refused(pending, *status, message, when);
+        }
+        let summary = &mut self.summary;
+        match (&pending.intent, reply) {
+            (Intent::Produce { first, count, .. }, Reply::Produced { base, records, position }) => {
+                let (sent, stored) = ((*first, *count), (*base, *records));
+                self.messages.acknowledged(sent, stored, *position, when.0, disk, summary)
+            }
+            (Intent::Damaged { .. } | Intent::Garbage, _) => {
+                violation(format!("garbage was taken: {:?}, {reply:?}", pending.intent))
+            }
+            (Intent::Fetch { wanted, max_bytes, max_records, .. }, Reply::Fetched(queues)) => {
+                let total: usize = queues.iter().map(|q| q.records.len()).sum();
+                if total > *max_records as usize {
+                    return violation(format!("{total} records where {max_records} were wanted"));
+                }
+                let bytes: u64 = queues
+                    .iter()
+                    .flat_map(|q| &q.records)
+                    .map(|r| u64::from(r.payload_bytes))
+                    .sum();
+                if total > 1 && bytes > u64::from(*max_bytes) {
+                    return violation(format!("{bytes} bytes where {max_bytes} were wanted"));
+                }
+                queues.iter().try_for_each(|queue| self.fetched(wanted, queue, disk))
+            }
+            (Intent::Commit { group, member, entries }, Reply::Committed(results)) => {
+                self.committed(*group, *member, entries, results, pending.delivered, when)
+            }
+            (Intent::Reset { group, entry }, _) => {
+                self.groups.reset(*group, entry, when.1);
+                Ok(())
+            }
+            (Intent::Offsets { group, queues }, Reply::Offsets(told)) => {
+                if queues.len() != told.len() {
+                    return violation(format!("asked for {queues:?}, told {told:?}"));
+                }
+                for ((told, key), floor) in told.iter().zip(queues).zip(&pending.floors) {
+                    if told.queue != *key {
+                        return violation(format!("asked for {key:?}, told {told:?}"));
+                    }
+                    if told.status == Status::Ok {
+                        self.messages.high_watermark(*key, told.max_offset)?;
+                        self.groups.offsets(*group, told, *floor)?;
+                    } else {
+                        self.queue_refused(*key, told.status)?;
+                    }
+                }
+                Ok(())
+            }
+            (Intent::Beat { member, .. }, Reply::Beat { group, queues, .. }) => {
+                self.groups.told(*group, *member, queues, when.1)
+            }
+            (Intent::Create { topic }, Reply::Topic(seen)) => {
+                self.topics.created(*topic, seen.as_ref())
+            }
+            (Intent::Delete { topic }, _) => {
+                self.topics.deleted(*topic);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refused(&mut self, pending: &Pending, status: Status, text: &str, when: When) -> Verdict {
+        if status == Status::Internal {
+            return violation(format!("{:?} is answered Internal: {text}", pending.intent));
+        }
+        let not_begun = matches!(status, Status::NotReady | Status::Busy);
+        match &pending.intent {
+            Intent::Produce { first, count, .. } | Intent::Damaged { first, count } => {
+                self.messages.refused((*first, *count), status)
+            }
+            Intent::Create { topic } if status.retry() == Retry::Never || not_begun => {
+                self.topics.refused(*topic);
+                Ok(())
+            }
+            Intent::Delete { topic } if not_begun => {
+                self.topics.kept(*topic);
+                Ok(())
+            }
+            Intent::Reset { group, entry } => {
+                self.groups.reset(*group, entry, when.1);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn queue_refused(&self, queue: QueueKey, status: Status) -> Verdict {
+        let gone = matches!(status, Status::UnknownTopic | Status::UnknownQueue);
+        if gone && self.topics.must_serve(queue.0) {
+            return violation(format!("queue {queue:?} of a live topic is {status}"));
+        }
+        if matches!(status, Status::Corrupt | Status::Internal) {
+            return violation(format!("queue {queue:?} is {status}"));
+        }
+        Ok(())
+    }
+
+    fn fetched(&mut self, wanted: &[Wanted], got: &Fetched, disk: &Disk) -> Verdict {
+        let Some(asked) = wanted.iter().find(|wanted| wanted.queue == got.queue) else {
+            return violation(format!("{:?} was not asked for", got.queue));
+        };
+        if got.status != Status::Ok {
+            return match (got.status, got.records.is_empty()) {
+                (_, false) => violation(format!("{} with records: {got:?}", got.status)),
+                (status, true) => self.queue_refused(got.queue, status),
+            };
+        }
+        self.messages.high_watermark(got.queue, got.high_watermark)?;
+        let mut next = asked.offset;
+        for record in &got.records {
+            if record.queue != got.queue || record.offset >= got.high_watermark {
+                return violation(format!("{record:?} in an answer for {got:.200?}"));
+            }
+            self.skipped(asked, next, record.offset)?;
+            if asked.tag.is_some_and(|tag| tag != record.tag_hash) {
+                return violation(format!("{record:?} does not have the tag of {asked:?}"));
+            }
+            self.messages.saw(record, disk)?;
+            self.summary.seen += 1;
+            next = record.offset + 1;
+        }
+        if got.next_offset < next || got.next_offset > got.high_watermark.max(asked.offset) {
+            let (told, end) = (got.next_offset, got.high_watermark);
+            return violation(format!("{asked:?}: {next} is next of {end}, told is {told}"));
+        }
+        self.skipped(asked, next, got.next_offset)
+    }
+
+    /// Only a filter leaves offsets out, and only those with other tags.
+    fn skipped(&self, asked: &Wanted, from: u64, to: u64) -> Verdict {
+        if from == to {
+            return Ok(());
+        }
+        let Some(tag) = asked.tag.filter(|_| from < to) else {
+            return violation(format!("{asked:?}: offset {to} comes where {from} was next"));
+        };
+        match (from..to).find(|offset| !self.messages.lacks_tag(asked.queue, *offset, tag)) {
+            Some(offset) => violation(format!("{asked:?}: offset {offset} was left out")),
+            None => Ok(()),
+        }
+    }
+
+    fn committed(
+        &mut self,
+        group: u32,
+        member: u128,
+        entries: &[crate::sim::talk::Entry],
+        results: &[(QueueKey, Status)],
+        delivered: u64,
+        when: When,
+    ) -> Verdict {
+        if entries.len() != results.len() {
+            return violation(format!("{} commits, {} results", entries.len(), results.len()));
+        }
+        for (entry, (queue, status)) in entries.iter().zip(results) {
+            if entry.queue != *queue {
+                return violation(format!("committed {entry:?}, answered {queue:?}"));
+            }
+            if *status == Status::Ok {
+                self.summary.commits += 1;
+                self.groups.accepted(group, member, entry, delivered, when)?;
+            } else {
+                self.queue_refused(*queue, *status)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A life ended.
+    pub fn crashed(&mut self, kind: CrashKind, now_us: u64, interval_us: Option<u64>) {
+        self.summary.crashes += 1;
+        self.summary.power_losses += u64::from(kind == CrashKind::PowerLoss);
+        for crash in &mut self.crashes {
+            *crash = (*crash).max(Some(kind));
+        }
+        self.sent_before = self.messages.count();
+        self.messages.crashed(now_us, interval_us);
+        self.groups.crashed(kind, now_us, interval_us);
+    }
+
+    /// The ends of a shard's queues, as it tells them after a restart before it took anything new.
+    pub fn recovered(&mut self, shard: u16, ends: &BTreeMap<QueueKey, u64>) -> Verdict {
+        if let Some(kind) = self.crashes[usize::from(shard)].take() {
+            self.messages.recovered(shard, kind, ends, &mut self.summary)?;
+        }
+        ends.iter().try_for_each(|(queue, end)| self.messages.high_watermark(*queue, *end))
+    }
+
+    /// All of a shard's queues were read to these ends.
+    pub fn audited(&mut self, shard: u16, ends: &BTreeMap<QueueKey, u64>) -> Verdict {
+        self.messages.audited(shard, self.sent_before, ends)
+    }
+}

@@ -1,0 +1,203 @@
+//! Faults planted at the seam, between the core and its disk, its peers and its clients: a judge that never
+//! condemned anything proves nothing. The core itself is left as it is.
+
+use crate::sim::disk::{Disk, Op};
+use crate::sim::random::Random;
+use crate::sim::talk::{Intent, QueueKey, Reply};
+use ringmq_schema::error::Status;
+use std::collections::BTreeMap;
+
+/// What is wrong with the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A durable write is reported when it was handed over.
+    DurableWriteAnsweredEarly,
+    /// A plain write is reported when it was handed over.
+    PlainWriteAnsweredEarly,
+    /// Durable writes are carried out as plain ones.
+    DurableWriteIsPlain,
+    /// A sync is reported and not done.
+    SyncDropped,
+    /// A write is reported and not done.
+    WriteLost,
+    /// A write lands one block further.
+    WriteMisdirected,
+    /// The last block that was written is gone after a restart.
+    TailBlockLost,
+    /// Everything that was written last is gone after a restart.
+    TailUnitLost,
+    /// A bit of a read is wrong.
+    ReadBitFlipped,
+    /// A read brings another place of the log.
+    ReadStale,
+    /// An acknowledgement bears the offset of the one before it.
+    OffsetTwice,
+    /// An acknowledgement for what was refused.
+    RefusalHidden,
+    /// A fenced commit is reported as accepted.
+    FenceHidden,
+    /// A request overtakes the one before it on its connection.
+    RequestsSwapped,
+    /// A request vanishes.
+    RequestLost,
+    /// Messages between shards overtake each other.
+    PeersSwapped,
+    /// Messages between shards vanish.
+    PeersLost,
+    /// A registry of topics forgets one.
+    TopicHidden,
+    /// A committed offset is told too low.
+    CommitForgotten,
+}
+
+impl Bug {
+    /// Every one.
+    pub const ALL: &'static [Bug] = &[
+        Bug::DurableWriteAnsweredEarly,
+        Bug::PlainWriteAnsweredEarly,
+        Bug::DurableWriteIsPlain,
+        Bug::SyncDropped,
+        Bug::WriteLost,
+        Bug::WriteMisdirected,
+        Bug::TailBlockLost,
+        Bug::TailUnitLost,
+        Bug::ReadBitFlipped,
+        Bug::ReadStale,
+        Bug::OffsetTwice,
+        Bug::RefusalHidden,
+        Bug::FenceHidden,
+        Bug::RequestsSwapped,
+        Bug::RequestLost,
+        Bug::PeersSwapped,
+        Bug::PeersLost,
+        Bug::TopicHidden,
+        Bug::CommitForgotten,
+    ];
+}
+
+/// The bug of a run, if it has one.
+#[derive(Debug)]
+pub struct Planted {
+    bug: Option<Bug>,
+    random: Random,
+    last_base: BTreeMap<QueueKey, u64>,
+}
+
+impl Planted {
+    /// See [`Bug`].
+    pub fn new(bug: Option<Bug>, random: Random) -> Planted {
+        Planted { bug, random, last_base: BTreeMap::new() }
+    }
+
+    fn strikes(&mut self, bug: Bug, one_in: u64) -> bool {
+        self.bug == Some(bug) && self.random.once_in(one_in)
+    }
+
+    /// Before a write or sync is carried out. True: it is reported at once.
+    pub fn starts(&mut self, op: &mut Op) -> bool {
+        let Op::Write { durable, .. } = op else { return false };
+        if *durable && self.strikes(Bug::DurableWriteIsPlain, 2) {
+            *durable = false;
+        }
+        if *durable {
+            self.strikes(Bug::DurableWriteAnsweredEarly, 2)
+        } else {
+            self.strikes(Bug::PlainWriteAnsweredEarly, 2)
+        }
+    }
+
+    /// Whether an operation that ends has not happened at all.
+    pub fn skips(&mut self, op: &Op) -> bool {
+        match op {
+            Op::Write { .. } => self.strikes(Bug::WriteLost, 5),
+            Op::Sync { .. } => self.strikes(Bug::SyncDropped, 2),
+            Op::Make { .. } | Op::Read { .. } => false,
+        }
+    }
+
+    /// Whether a write lands at the wrong place.
+    pub fn misdirects(&mut self) -> bool {
+        self.strikes(Bug::WriteMisdirected, 5)
+    }
+
+    /// What a read brings.
+    pub fn reads(&mut self, disk: &Disk, position: u64, bytes: &mut [u8]) {
+        if self.strikes(Bug::ReadBitFlipped, 2) {
+            let at = self.random.index(bytes.len());
+            bytes[at] ^= 1 << self.random.below(8);
+        }
+        let length = bytes.len() as u64;
+        if self.strikes(Bug::ReadStale, 2)
+            && position >= length
+            && disk.has(position - length, length)
+        {
+            disk.read(position - length, bytes);
+        }
+    }
+
+    /// Before a restart.
+    pub fn restarts(&mut self, disk: &mut Disk) {
+        let Some((position, bytes)) = disk.last_written() else { return };
+        if self.strikes(Bug::TailBlockLost, 1) {
+            disk.wipe(position + bytes - 4096, 4096);
+        }
+        if self.strikes(Bug::TailUnitLost, 1) {
+            disk.wipe(position, bytes);
+        }
+    }
+
+    /// Whether a request goes before the one before it.
+    pub fn overtakes(&mut self) -> bool {
+        self.strikes(Bug::RequestsSwapped, 3)
+    }
+
+    /// Whether a request vanishes.
+    pub fn loses_request(&mut self) -> bool {
+        self.strikes(Bug::RequestLost, 50)
+    }
+
+    /// Whether a message between shards goes before the one before it.
+    pub fn swaps_peers(&mut self) -> bool {
+        self.strikes(Bug::PeersSwapped, 1)
+    }
+
+    /// Whether a message between shards vanishes.
+    pub fn loses_peer(&mut self) -> bool {
+        self.strikes(Bug::PeersLost, 3)
+    }
+
+    /// What a client is told.
+    pub fn answers(&mut self, intent: &Intent, reply: &mut Reply) {
+        match (intent, reply) {
+            (Intent::Produce { queue, .. }, Reply::Produced { base, .. }) => {
+                let last = self.last_base.insert(*queue, *base);
+                if let Some(last) = last.filter(|_| self.strikes(Bug::OffsetTwice, 10)) {
+                    *base = last;
+                }
+            }
+            (Intent::Produce { count, .. }, reply @ Reply::Refused { .. }) => {
+                if self.strikes(Bug::RefusalHidden, 1) {
+                    *reply = Reply::Produced { base: 0, records: *count, position: 0 };
+                }
+            }
+            (Intent::Commit { .. }, Reply::Committed(results)) => {
+                for (_, status) in results.iter_mut().filter(|(_, s)| *s == Status::Fenced) {
+                    if self.strikes(Bug::FenceHidden, 1) {
+                        *status = Status::Ok;
+                    }
+                }
+            }
+            (Intent::List, Reply::Topics(topics)) if self.strikes(Bug::TopicHidden, 2) => {
+                topics.pop();
+            }
+            (Intent::Offsets { .. }, Reply::Offsets(told)) => {
+                for one in told.iter_mut().filter(|one| one.committed > 0) {
+                    if self.strikes(Bug::CommitForgotten, 2) {
+                        one.committed -= 1;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The log's files as a shard sees them while it recovers; the machine may fail meanwhile.
+
+use crate::sim::disk::Disk;
+use ringmq_core::seam::{BLOCK_BYTES, DiskError, LogFiles, SegmentFile};
+
+/// See the module.
+pub(super) struct Files<'a> {
+    disk: &'a mut Disk,
+    /// Calls until the machine fails.
+    calls: Option<u64>,
+    /// Whether it did.
+    pub(super) failed: bool,
+}
+
+impl<'a> Files<'a> {
+    /// Files of a disk; after `calls` calls nothing answers any more.
+    pub(super) fn new(disk: &'a mut Disk, calls: Option<u64>) -> Files<'a> {
+        Files { disk, calls, failed: false }
+    }
+
+    /// What is left for the next shard.
+    pub(super) fn calls_left(&self) -> Option<u64> {
+        self.calls
+    }
+
+    fn call(&mut self, operation: &str) -> Result<(), DiskError> {
+        let Some(calls) = &mut self.calls else { return Ok(()) };
+        if *calls > 0 {
+            *calls -= 1;
+            return Ok(());
+        }
+        self.failed = true;
+        let operation = operation.to_owned();
+        Err(DiskError { operation, reason: "the simulated machine is gone".to_owned() })
+    }
+
+    fn check(&self, what: &str, position: u64, bytes: u64) {
+        assert!(self.disk.has(position, bytes), "{what} of {bytes} at {position} is in no segment");
+    }
+}
+
+impl LogFiles for Files<'_> {
+    fn segments(&mut self) -> Result<Vec<SegmentFile>, DiskError> {
+        self.call("list")?;
+        Ok(self.disk.segments())
+    }
+
+    fn read(&mut self, position: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        self.call("read")?;
+        self.check("read", position, out.len() as u64);
+        self.disk.read(position, out);
+        Ok(())
+    }
+
+    fn wipe(&mut self, position: u64, bytes: u64) -> Result<(), DiskError> {
+        self.check("wipe", position, bytes);
+        let unit = BLOCK_BYTES as u64;
+        assert!(
+            position.is_multiple_of(unit) && bytes.is_multiple_of(unit),
+            "wipe of {bytes} bytes at {position} is not aligned"
+        );
+        if let Err(error) = self.call("wipe") {
+            self.disk.wipe_in_part(position, bytes);
+            return Err(error);
+        }
+        self.disk.wipe(position, bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.call("sync")?;
+        self.disk.sync_all();
+        Ok(())
+    }
+}
