@@ -5,7 +5,7 @@ use super::{Admin, BrokerStatus};
 use crate::connection::{Request, Tables};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Flush, time_of};
-use crate::route::{Queue, TopicRoute};
+use crate::route::{Queue, TopicRoute, unknown_topic};
 use ringmq_schema::admin as wire;
 use ringmq_schema::flatbuffers::WIPOffset;
 use ringmq_schema::names;
@@ -121,7 +121,7 @@ impl Admin {
     /// Where a topic's queues are, asked now.
     pub async fn route(&self, topic: &str) -> Result<TopicRoute> {
         names::check_topic(topic).map_err(|e| Error::invalid("query route", e).on(topic))?;
-        Ok((*self.routes().refresh(topic).await?).clone())
+        self.routes().ask_route(topic).await?.ok_or_else(|| unknown_topic(topic))
     }
 
     /// Figures of each queue of a topic.

@@ -6,7 +6,7 @@
 //!   committed.
 
 use super::ConsumeFrom;
-use super::feed::{Commit, Feed, HeldId, Holding, Place};
+use super::feed::{Commit, Feed, HeldId, Holding, Place, ShardKey};
 use super::fetch;
 use super::offsets::Asker;
 use crate::client::{Client, Closing};
@@ -28,6 +28,8 @@ use tokio::task::JoinSet;
 
 /// How long listener calls may go on for a queue that was taken away.
 const RELEASE_LIMIT: Duration = Duration::from_secs(8);
+/// Pause before a commit is tried again.
+const COMMIT_PAUSE: Duration = Duration::from_millis(50);
 /// What a dropped consumer gets to end in.
 pub(super) const DROP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -70,7 +72,7 @@ pub(crate) struct Reader {
     /// Brokers at which the member has a session, with what makes it send a heartbeat now.
     pub(super) sessions: Mutex<HashMap<Arc<str>, Session>>,
     /// Wake the fetch loops.
-    fetchers: Mutex<HashMap<(Arc<str>, u16), Arc<Notify>>>,
+    fetchers: Mutex<HashMap<ShardKey, Arc<Notify>>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -196,7 +198,7 @@ impl Reader {
 
     /// Commits positions that changed, of one queue or of all.
     pub(super) async fn commit(&self, only: Option<HeldId>) -> Result<()> {
-        let mut by_shard: HashMap<(Arc<str>, u16), Vec<Commit>> = HashMap::new();
+        let mut by_shard: HashMap<ShardKey, Vec<Commit>> = HashMap::new();
         for commit in self.feed.to_commit(only) {
             let Place { broker, shard, .. } = &commit.holding.place;
             by_shard.entry((Arc::clone(broker), *shard)).or_default().push(commit);
@@ -288,7 +290,7 @@ impl Reader {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         let ending = async {
             let committed = match self.settings.commit_on_close {
-                true => self.commit(None).await,
+                true => self.commit_until_done().await,
                 false => Ok(()),
             };
             self.leave().await;
@@ -304,6 +306,18 @@ impl Reader {
             Err(cause) => {
                 let text = format!("offsets could not be committed within {limit:?}");
                 Err(Error::new(ErrorKind::Timeout, "close consumer", text).on(group).because(cause))
+            }
+        }
+    }
+
+    /// Commits, and again where that can help: a connection may just have ended. The caller bounds it.
+    async fn commit_until_done(&self) -> Result<()> {
+        loop {
+            match self.commit(None).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Unknown | ErrorKind::Busy) => {
+                    tokio::time::sleep(error.retry_after().unwrap_or(COMMIT_PAUSE)).await;
+                }
+                done => return done,
             }
         }
     }

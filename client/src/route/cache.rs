@@ -97,8 +97,12 @@ impl Routes {
     pub(crate) async fn refresh(&self, topic: &str) -> Result<Arc<TopicRoute>> {
         let mut unreachable = None;
         let mut answered = false;
-        for server in self.order() {
-            match self.query(&server, &[topic.into()], false).await {
+        let order = self.order_twice();
+        for (at, server) in order.iter().enumerate() {
+            if answered && at >= self.servers.len() {
+                break;
+            }
+            match self.query(server, &[topic.into()], false).await {
                 Ok(()) => answered = true,
                 Err(error) => unreachable = Some(error),
             }
@@ -110,11 +114,7 @@ impl Routes {
         match (self.known(topic), unreachable) {
             (Some(route), _) => Ok(route),
             (None, Some(error)) if !answered => Err(error.during("query route").on(topic)),
-            _ => {
-                let mut error = Error::of_status("query route", Status::UnknownTopic).on(topic);
-                error.say("no name server knows a topic of that name");
-                Err(error)
-            }
+            _ => Err(unknown_topic(topic)),
         }
     }
 
@@ -122,17 +122,31 @@ impl Routes {
     /// is known is replaced by that.
     pub(crate) async fn ask_route(&self, topic: &str) -> Result<Option<TopicRoute>> {
         let request = Request::new(Opcode::QueryRoute, "query route");
-        let answer = self
-            .ask(request, |fbb| {
-                let name = fbb.create_string(topic);
-                let topics = Some(fbb.create_vector(&[name]));
-                QueryRoute::create(fbb, &QueryRouteArgs { topics, subscribe: false })
-            })
-            .await?;
-        let table = answer.read::<RouteAnswer<'_>>("query route")?;
-        let route = table.topics().into_iter().flatten().next().map(|r| TopicRoute::read(&r));
-        self.apply(&answer, false);
-        Ok(route.filter(|route| !route.brokers.is_empty()))
+        let (mut last, mut answered) = (None, false);
+        for server in self.order_twice() {
+            let asked = async {
+                let connection = self.connection(&server).await?;
+                let answer = connection
+                    .call(request, self.limit, |fbb| {
+                        let name = fbb.create_string(topic);
+                        let topics = Some(fbb.create_vector(&[name]));
+                        QueryRoute::create(fbb, &QueryRouteArgs { topics, subscribe: false })
+                    })
+                    .await?;
+                let table = answer.read::<RouteAnswer<'_>>("query route")?;
+                let route = table.topics().into_iter().flatten().next();
+                Ok(route.map(|route| TopicRoute::read(&route)))
+            };
+            match asked.await {
+                Ok(Some(route)) if !route.brokers.is_empty() => return Ok(Some(route)),
+                Ok(_) => answered = true,
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) if !answered => Err(error),
+            _ => Ok(None),
+        }
     }
 
     /// Asks any name server.
@@ -142,7 +156,7 @@ impl Routes {
         build: impl Fn(&mut Tables) -> WIPOffset<T>,
     ) -> Result<Answer> {
         let mut last = None;
-        for server in self.order() {
+        for server in self.order_twice() {
             let asked =
                 async { self.connection(&server).await?.call(request, self.limit, &build).await };
             match asked.await {
@@ -288,6 +302,13 @@ impl Routes {
         }
     }
 
+    /// The name servers in the order of asking. Each comes twice: a connection may just have ended, and
+    /// the second time there is a new one.
+    fn order_twice(&self) -> Vec<Arc<str>> {
+        let order = self.order();
+        order.iter().chain(&order).cloned().collect()
+    }
+
     /// The name servers, the followed one first.
     fn order(&self) -> Vec<Arc<str>> {
         let followed = self.followed.lock().expect("nothing panics with it locked").clone();
@@ -298,4 +319,11 @@ impl Routes {
         }
         servers
     }
+}
+
+/// The error of a topic that no name server knows.
+pub(crate) fn unknown_topic(topic: &str) -> Error {
+    let mut error = Error::of_status("query route", Status::UnknownTopic).on(topic);
+    error.say("no name server knows a topic of that name");
+    error
 }

@@ -2,7 +2,7 @@
 
 mod cache;
 
-pub(crate) use cache::Routes;
+pub(crate) use cache::{Routes, unknown_topic};
 
 use ringmq_schema::placement;
 use ringmq_schema::route as wire;
