@@ -148,21 +148,21 @@ impl Connection {
         Ok(false)
     }
 
+    /// When the next byte must have come: of `Hello`, of a frame that has begun, of any frame.
     fn set_due(&mut self, answered: bool) {
-        let config = &self.shared.config;
         if !self.peer.greeted {
             return;
         }
-        // A frame's deadline starts with its first byte; further bytes do not move it.
-        if answered || self.input.is_empty() {
-            let idle = self.input.is_empty();
-            let wait = if idle { config.idle_timeout } else { config.frame_timeout };
-            if answered || !idle {
-                self.due = Instant::now() + wait;
+        let config = &self.shared.config;
+        if self.input.is_empty() {
+            if answered {
+                self.due = Instant::now() + config.idle_timeout;
             }
-        } else {
-            self.due = self.due.min(Instant::now() + config.frame_timeout);
+            return;
         }
+        let rest = Instant::now() + config.frame_timeout;
+        // Counted from the frame's first byte: a trickle of further ones does not move it.
+        self.due = if answered { rest } else { self.due.min(rest) };
     }
 
     fn push(&mut self) -> bool {

@@ -275,6 +275,12 @@ impl RouteTable {
         Ok(table.is_none_or(|table| (table.version, table.hash) != (version, hash)))
     }
 
+    /// The broker registered under that name and id, and the session that speaks for it.
+    pub fn holder(&self, name: &str, id: u32) -> Option<(Session, &Broker)> {
+        let session = *self.live.get(&(name.to_owned(), id))?;
+        Some((session, &self.sessions.get(&session)?.live.as_ref()?.broker))
+    }
+
     /// The session is over: its broker goes, if the session still speaks for it. Topics whose route
     /// changed.
     pub fn remove(&mut self, session: Session) -> Vec<Arc<str>> {

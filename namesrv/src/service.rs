@@ -8,7 +8,7 @@
 
 use crate::config::NamesrvConfig;
 use crate::liveness::Liveness;
-use crate::route::{Outcome, RouteError, RouteTable, Session, TableLimits};
+use crate::route::{Broker, Outcome, RouteError, RouteTable, Session, TableLimits};
 use crate::subscribe::Subscriptions;
 use crate::wire;
 use ringmq_schema::build::FrameBuilder;
@@ -30,6 +30,8 @@ use std::sync::Arc;
 
 /// Most routes in one pushed frame; more follow in further frames.
 const ROUTES_PER_PUSH: usize = 256;
+/// A broker heard of within this, three heartbeats, does not lose its name to another one.
+const HOLDS_NAME_MS: u64 = 3_000;
 
 /// Time of a call.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,7 +45,7 @@ pub struct Now {
 /// Counters since start, for metrics.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counters {
-    /// Requests by opcode's number; 0: unknown ones.
+    /// Requests that came.
     pub requests: u64,
     /// Requests refused.
     pub refused: u64,
@@ -225,7 +227,7 @@ impl Service {
             Opcode::RegisterBroker | Opcode::BrokerChanges | Opcode::BrokerHeartbeat => {
                 self.liveness.heard(peer.session, now.mono_ms);
                 let outcome = match opcode {
-                    Opcode::RegisterBroker => self.register(peer.session, frame),
+                    Opcode::RegisterBroker => self.register(peer.session, frame, now),
                     Opcode::BrokerChanges => self.changes(peer.session, frame),
                     _ => self.heartbeat(peer.session, frame),
                 }?;
@@ -287,17 +289,43 @@ impl Service {
         Ok(())
     }
 
-    fn register(&mut self, session: Session, frame: &Frame<'_>) -> Result<Outcome, Refused> {
+    fn register(
+        &mut self,
+        session: Session,
+        frame: &Frame<'_>,
+        now: Now,
+    ) -> Result<Outcome, Refused> {
         let table = large_table::<RegisterBroker>(frame, Opcode::RegisterBroker)?;
         let broker = wire::broker(&table).or_else(|fault| refused(Status::BadRequest, fault))?;
         let topics =
             wire::topics(table.topics()).or_else(|fault| refused(Status::BadRequest, fault))?;
+        self.check_name(session, &broker, now)?;
         let (name, id, count) = (broker.name.clone(), broker.id, topics.len());
         let announced = (table.version(), table.hash());
         let outcome = self.table.register(session, broker, announced, topics)?;
         let changed = outcome.changed.len();
         tracing::info!(session, broker = name, id, topics = count, changed, "registration");
         Ok(outcome)
+    }
+
+    /// Two brokers started under one name would take it from each other for ever: the first keeps it. One
+    /// that was started again (same address) or whose connection broke (same instance) is no other one.
+    fn check_name(&self, session: Session, broker: &Broker, now: Now) -> Result<(), Refused> {
+        let Some((holder, held)) = self.table.holder(&broker.name, broker.id) else {
+            return Ok(());
+        };
+        let idle_ms = self.liveness.idle_ms(holder, now.mono_ms).unwrap_or(u64::MAX);
+        let same =
+            holder == session || held.instance == broker.instance || held.address == broker.address;
+        if same || idle_ms > HOLDS_NAME_MS {
+            return Ok(());
+        }
+        let (name, id, address) = (&broker.name, broker.id, &held.address);
+        let message = format!(
+            "broker {name} (id {id}) runs at {address} already: give the one at {} another name",
+            broker.address
+        );
+        refused(Status::Denied, message)
     }
 
     fn changes(&mut self, session: Session, frame: &Frame<'_>) -> Result<Outcome, Refused> {

@@ -104,12 +104,13 @@ fn requests_that_cannot_be_served_are_refused_and_the_connection_goes_on() {
 #[test]
 fn half_a_frame_or_no_hello_ends_in_time() {
     let short = Duration::from_millis(100);
-    let server =
-        start(NamesrvConfig { handshake_timeout: short, frame_timeout: short, ..config() });
+    let server = start(NamesrvConfig { handshake_timeout: short, ..config() });
     let mut silent = Peer::silent(&server);
     let refused = silent.read();
     assert!(refused.refusal().contains("no Hello within 100ms"), "{}", refused.refusal());
     silent.closed();
+    server.stop().unwrap();
+    let server = start(NamesrvConfig { frame_timeout: short, ..config() });
     let frame = raw(Opcode::QueryRoute.code(), &[0; 64], &[]);
     for end in [1, 10, HEADER_BYTES, HEADER_BYTES + 10] {
         let mut peer = Peer::new(&server);
@@ -123,10 +124,10 @@ fn half_a_frame_or_no_hello_ends_in_time() {
 
 #[test]
 fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
-    let server = start(NamesrvConfig { idle_timeout: Duration::from_millis(300), ..config() });
+    let server = start(NamesrvConfig { idle_timeout: Duration::from_secs(1), ..config() });
     let (mut idle, mut busy) = (Peer::new(&server), Peer::new(&server));
     let begun = std::time::Instant::now();
-    while begun.elapsed() < Duration::from_millis(600) {
+    while begun.elapsed() < Duration::from_millis(1_200) {
         busy.query(&["t"], false);
     }
     idle.closed();

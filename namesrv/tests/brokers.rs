@@ -55,14 +55,14 @@ fn registration_changes_and_heartbeats() {
 
 #[test]
 fn a_silent_broker_expires_and_may_come_back_on_the_same_connection() {
-    let server = start(NamesrvConfig { expiry: Duration::from_millis(100), ..config() });
+    let server = start(NamesrvConfig { expiry: Duration::from_secs(1), ..config() });
     let (mut broker, mut client) = (Peer::new(&server), Peer::new(&server));
     let topics = [topic("t", 1)];
     assert_eq!(client.query(&["t"], true).routes(), [at("t", &[])]);
     broker.register("a", 1, &topics);
     assert_eq!(client.pushed(), [at("t", &[("a", 1)])]);
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(250) {
+    while begun.elapsed() < Duration::from_millis(1_200) {
         assert!(!broker.heartbeat(1, hash(&topics)).need_full(), "heard, so it stays");
     }
     assert_eq!(client.pushed(), [at("t", &[])], "silent, so it goes");
@@ -94,6 +94,34 @@ fn a_closed_connection_takes_its_broker_with_it_but_not_a_newer_one() {
     drop(new);
     assert_eq!(client.pushed(), [at("t", &[])]);
     assert!(begun.elapsed() < Duration::from_secs(5), "at once, not by expiry");
+    server.stop().unwrap();
+}
+
+#[test]
+fn two_brokers_under_one_name_do_not_take_it_from_each_other() {
+    let server = start(config());
+    let (mut first, mut second) = (Peer::new(&server), Peer::new(&server));
+    let topics = [topic("t", 1)];
+    first.register("a", 1, &topics);
+    second.address = "127.0.0.1:20911".to_owned();
+    let refused = second.register("a", 2, &topics);
+    assert_eq!(refused.status, Status::Denied);
+    assert!(refused.refusal().contains("127.0.0.1:10911 already"), "{}", refused.refusal());
+    assert!(!first.heartbeat(1, hash(&topics)).need_full());
+    assert!(!second.register("b", 2, &topics).need_full());
+    // The first one's connection broke, and it comes again before the server has noticed.
+    let mut again = Peer::new(&server);
+    again.address = "127.0.0.1:30911".to_owned();
+    assert!(!again.register("a", 1, &topics).need_full());
+    assert_eq!(first.heartbeat(1, hash(&topics)).status, Status::Denied);
+    // When it is gone its name is free.
+    drop((first, again));
+    let deadline = Instant::now() + peer::PATIENCE;
+    while second.query(&["t"], false).routes() != [at("t", &[("b", 1)])] {
+        assert!(Instant::now() < deadline, "the broker should be gone");
+    }
+    let mut third = Peer::new(&server);
+    assert!(!third.register("a", 9, &topics).need_full());
     server.stop().unwrap();
 }
 

@@ -59,6 +59,8 @@ impl Came {
 
 pub struct Peer {
     pub stream: TcpStream,
+    /// Where its broker says it is.
+    pub address: String,
     builder: FrameBuilder,
     correlation: u64,
 }
@@ -71,7 +73,8 @@ impl Peer {
         let stream = TcpStream::connect(server.address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Peer { stream, builder: FrameBuilder::new(), correlation: 0 }
+        let address = "127.0.0.1:10911".to_owned();
+        Peer { stream, address, builder: FrameBuilder::new(), correlation: 0 }
     }
 
     pub fn new(server: &NameServerHandle) -> Peer {
@@ -142,10 +145,11 @@ impl Peer {
         (version, hash): (u64, u64),
         topics: &[Topic],
     ) -> Came {
+        let address = self.address.clone();
         self.call(Opcode::RegisterBroker, |fbb| {
             let cluster = Some(fbb.create_string("test"));
             let broker = Some(fbb.create_string(broker));
-            let address = Some(fbb.create_string("127.0.0.1:10911"));
+            let address = Some(fbb.create_string(&address));
             let topics = Some(registrations(fbb, topics));
             let (broker_id, shards) = (0, 2);
             let args = RegisterBrokerArgs {

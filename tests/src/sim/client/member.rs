@@ -71,7 +71,7 @@ impl Member {
         for shard in 0..context.plan.shards {
             self.take_over(context, shard);
             self.fetch(context, shard);
-            if context.random.once_in(4) {
+            if context.random.once_in(6) {
                 self.commit(context, shard);
             }
         }

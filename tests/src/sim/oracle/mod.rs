@@ -156,12 +156,17 @@ impl Oracle {
         if status == Status::Internal {
             return violation(format!("{:?} is answered Internal: {text}", pending.intent));
         }
+        let not_begun = matches!(status, Status::NotReady | Status::Busy);
         match &pending.intent {
             Intent::Produce { first, count, .. } | Intent::Damaged { first, count } => {
                 self.messages.refused((*first, *count), status)
             }
-            Intent::Create { topic } if status.retry() == Retry::Never => {
+            Intent::Create { topic } if status.retry() == Retry::Never || not_begun => {
                 self.topics.refused(*topic);
+                Ok(())
+            }
+            Intent::Delete { topic } if not_begun => {
+                self.topics.kept(*topic);
                 Ok(())
             }
             Intent::Reset { group, entry } => {

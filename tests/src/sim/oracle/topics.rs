@@ -29,6 +29,8 @@ pub struct Topic {
     pub flush: u8,
     pub id: Option<u32>,
     pub state: TopicState,
+    /// Its creation was acknowledged, or the name servers were told: it must be served everywhere.
+    pub told: bool,
 }
 
 /// See the module.
@@ -42,7 +44,14 @@ impl Topics {
     /// Notes a topic about to be asked for.
     pub fn create(&mut self, name: &str, queues: u32, flush: u8) -> usize {
         let name = name.to_owned();
-        self.all.push(Topic { name, queues, flush, id: None, state: TopicState::Creating });
+        self.all.push(Topic {
+            name,
+            queues,
+            flush,
+            id: None,
+            state: TopicState::Creating,
+            told: false,
+        });
         self.all.len() - 1
     }
 
@@ -65,13 +74,23 @@ impl Topics {
 
     /// Whether a queue of this topic must be served.
     pub fn must_serve(&self, id: u32) -> bool {
-        self.ids.get(&id).is_some_and(|index| self.all[*index].state == TopicState::Live)
+        let topic = self.ids.get(&id).map(|index| &self.all[*index]);
+        topic.is_some_and(|topic| topic.told && topic.state == TopicState::Live)
+    }
+
+    /// The name servers are told of a topic: it is on all shards.
+    pub fn told(&mut self, id: u32) {
+        if let Some(index) = self.ids.get(&id) {
+            self.all[*index].told = true;
+        }
     }
 
     /// A creation was answered.
     pub fn created(&mut self, index: usize, seen: Option<&TopicSeen>) -> Verdict {
         let Some(seen) = seen else { return violation("a created topic is not named") };
-        self.adopt(index, seen)
+        self.adopt(index, seen)?;
+        self.all[index].told = true;
+        Ok(())
     }
 
     /// A creation was refused for good.
@@ -100,6 +119,11 @@ impl Topics {
     /// A deletion goes out.
     pub fn deleting(&mut self, index: usize) {
         self.all[index].state = TopicState::Deleting;
+    }
+
+    /// A deletion was refused before anything was done.
+    pub fn kept(&mut self, index: usize) {
+        self.all[index].state = TopicState::Live;
     }
 
     /// A deletion was answered.

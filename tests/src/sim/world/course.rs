@@ -47,7 +47,7 @@ impl World {
     /// A life in which nothing fails.
     fn calm(&self) -> Life {
         Life {
-            pace_us: 1000,
+            pace_us: 10_000,
             steps: 0,
             crash_at_action: None,
             end: CrashKind::Kill,

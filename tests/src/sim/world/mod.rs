@@ -90,6 +90,7 @@ pub struct World {
     moment: u64,
 }
 
+/// Said only when a seed is replayed.
 macro_rules! trace {
     ($world:expr, $($text:tt)*) => {
         if $world.trace {
@@ -97,6 +98,7 @@ macro_rules! trace {
         }
     };
 }
+use trace;
 
 impl World {
     /// The world of a seed.
@@ -360,8 +362,8 @@ impl World {
     fn must_wait(&self, shard: u16, intent: &Intent) -> bool {
         let Some(core) = &self.shards[usize::from(shard)].core else { return true };
         match intent {
-            Intent::Produce { .. } | Intent::Damaged { .. } => {
-                core.is_ready() && !self.auditor().knows_ends(shard)
+            Intent::Produce { .. } => {
+                !self.auditor().knows_ends(shard)
                     || self.plan.heeds_congestion && core.is_congested()
             }
             Intent::Create { .. } | Intent::Delete { .. } => !self.auditor().has_listed(),

@@ -281,6 +281,7 @@ impl World {
         if change.deleted {
             self.topics.remove(&topic);
         } else {
+            self.oracle.topics.told(change.id);
             self.topics.insert(topic.clone(), change);
         }
         for shard in 0..self.plan.shards {
