@@ -44,10 +44,6 @@ impl Record {
         self
     }
 
-    pub(crate) fn bytes_len(&self) -> usize {
-        self.bytes.len()
-    }
-
     fn header(&self) -> &RecordHeader {
         let (header, _) =
             RecordHeader::ref_from_prefix(&self.bytes).expect("verified when it was made");

@@ -30,7 +30,10 @@ pub(super) type HeldId = u64;
 /// Pause before a queue is asked for again that a broker refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
-/// A shard of a broker.
+/// A broker's name and a shard of it.
+pub(super) type ShardKey = (Arc<str>, u16);
+
+/// A shard of a broker, and where that is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) broker: Arc<str>,
@@ -127,7 +130,7 @@ pub(super) struct Commit {
 #[derive(Default)]
 struct State {
     held: HashMap<HeldId, Held>,
-    by_shard: HashMap<(Arc<str>, u16), Vec<HeldId>>,
+    by_shard: HashMap<ShardKey, Vec<HeldId>>,
     ready: VecDeque<HeldId>,
     /// Failed records by when they are due.
     delayed: BinaryHeap<Reverse<Delayed>>,
@@ -566,10 +569,8 @@ impl Held {
     }
 
     fn can_give(&self, orderly: bool) -> bool {
-        !self.waiting.is_empty()
-            && !self.revoked
-            && !self.paused
-            && !(orderly && self.in_process > 0)
+        let busy = orderly && self.in_process > 0;
+        !(self.waiting.is_empty() || self.revoked || self.paused || busy)
     }
 
     fn add(&mut self, offset: u64, bytes: Bytes) {

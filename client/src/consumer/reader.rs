@@ -6,7 +6,7 @@
 //!   committed.
 
 use super::ConsumeFrom;
-use super::feed::{Commit, Feed, HeldId, Holding, Place};
+use super::feed::{Commit, Feed, HeldId, Holding, Place, ShardKey};
 use super::fetch;
 use super::offsets::Asker;
 use crate::client::{Client, Closing};
@@ -70,7 +70,7 @@ pub(crate) struct Reader {
     /// Brokers at which the member has a session, with what makes it send a heartbeat now.
     pub(super) sessions: Mutex<HashMap<Arc<str>, Session>>,
     /// Wake the fetch loops.
-    fetchers: Mutex<HashMap<(Arc<str>, u16), Arc<Notify>>>,
+    fetchers: Mutex<HashMap<ShardKey, Arc<Notify>>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -196,7 +196,7 @@ impl Reader {
 
     /// Commits positions that changed, of one queue or of all.
     pub(super) async fn commit(&self, only: Option<HeldId>) -> Result<()> {
-        let mut by_shard: HashMap<(Arc<str>, u16), Vec<Commit>> = HashMap::new();
+        let mut by_shard: HashMap<ShardKey, Vec<Commit>> = HashMap::new();
         for commit in self.feed.to_commit(only) {
             let Place { broker, shard, .. } = &commit.holding.place;
             by_shard.entry((Arc::clone(broker), *shard)).or_default().push(commit);
