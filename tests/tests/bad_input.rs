@@ -287,7 +287,7 @@ fn a_body_above_four_mebibytes() {
     assert_eq!(answer.status, Status::Ok, "{}", answer.refusal());
     let (found, ..) = wire.fetch((topic, 0, shard), 0, 1000).unwrap();
     assert_eq!(found[0].1, largest);
-    let body = vec![1; limits::BODY_BYTES_MAX + 100_000];
+    let body = vec![1u8; limits::BODY_BYTES_MAX + 100_000];
     let mut frame = Vec::new();
     let payload = {
         use ringmq_schema::message::{Message, MessageArgs};

@@ -111,7 +111,7 @@ fn kill_nine_loses_nothing_acknowledged() {
     let numbers = Arc::new(AtomicU64::new(0));
     let acknowledged = Arc::new(AtomicU64::new(0));
     let journals: Vec<Arc<Mutex<Journal>>> = (0..QUEUES).map(|_| Arc::default()).collect();
-    let place = |queue: u32| (topic, queue, shard_of_queue(topic, queue, shards));
+    let place = move |queue: u32| (topic, queue, shard_of_queue(topic, queue, shards));
     for cycle in 0..cycles {
         let address = broker.address();
         let goal = acknowledged.load(Ordering::Relaxed) + 20 + u64::from(cycle * 37 % 400);
