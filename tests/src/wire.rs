@@ -169,7 +169,8 @@ impl Wire {
             let queues = Some(fbb.create_vector(&queues));
             let max_bytes = 4 << 20;
             let max_records = 100_000;
-            let args = FetchArgs { wait_ms, max_bytes, max_records, queues, ..FetchArgs::default() };
+            let args =
+                FetchArgs { wait_ms, max_bytes, max_records, queues, ..FetchArgs::default() };
             Fetch::create(fbb, &args)
         })?;
         if answer.status != Status::Ok {

@@ -53,11 +53,8 @@ impl Broker {
 
 /// What the broker answers to raw bytes before it closes the connection.
 fn raw(broker: &Broker, greeted: bool, bytes: &[u8]) -> Answer {
-    let mut wire = if greeted {
-        broker.wire()
-    } else {
-        Wire::silent(broker.process.address()).unwrap()
-    };
+    let mut wire =
+        if greeted { broker.wire() } else { Wire::silent(broker.process.address()).unwrap() };
     wire.stream.write_all(bytes).unwrap();
     let answer = wire.receive().expect("an answer before the connection closes");
     assert!(closed(&mut wire), "nothing more can be understood on this connection");
@@ -100,8 +97,7 @@ fn frames_that_are_none() {
 fn a_frame_beyond_the_limit_is_refused_before_a_byte_of_it() {
     let broker = broker(&[("--max-frame-bytes", "1 MiB")]);
     // The header alone: the broker must not wait for the rest.
-    let header =
-        FrameHeader::new(Opcode::Produce.code(), 0, ANY_SHARD, Status::Ok, 7, 8, 3 << 20);
+    let header = FrameHeader::new(Opcode::Produce.code(), 0, ANY_SHARD, Status::Ok, 7, 8, 3 << 20);
     let answer = raw(&broker, true, header.as_bytes());
     refused(&answer, Status::FrameTooLarge, &["1048576"]);
     broker.goes_on();
@@ -116,7 +112,9 @@ fn half_a_frame_and_silence() {
     ]);
     let mut silent = Wire::silent(broker.process.address()).unwrap();
     let mut half = broker.wire();
-    half.stream.write_all(&FrameHeader::new(10, 0, 0, Status::Ok, 1, 8, 80).as_bytes()[..20]).unwrap();
+    half.stream
+        .write_all(&FrameHeader::new(10, 0, 0, Status::Ok, 1, 8, 80).as_bytes()[..20])
+        .unwrap();
     let mut body = broker.wire();
     body.stream.write_all(FrameHeader::new(10, 0, 0, Status::Ok, 1, 8, 80).as_bytes()).unwrap();
     let mut idle = broker.wire();
@@ -159,8 +157,7 @@ fn tables_of_garbage() {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 *byte = (seed >> 33) as u8;
             }
-            let header =
-                FrameHeader::new(opcode.code(), 0, ANY_SHARD, Status::Ok, 6, length, 0);
+            let header = FrameHeader::new(opcode.code(), 0, ANY_SHARD, Status::Ok, 6, length, 0);
             wire.stream.write_all(header.as_bytes()).unwrap();
             table.resize(frame::padded(length), 0);
             wire.stream.write_all(&table).unwrap();
@@ -245,8 +242,11 @@ fn names_and_messages_outside_the_rules() {
         .call(Opcode::GroupHeartbeat, ANY_SHARD, &[], |fbb| {
             let group = Some(fbb.create_string("no such/name"));
             let member = MemberId::new(1, 2);
-            let args =
-                GroupHeartbeatArgs { group, member: Some(&member), ..GroupHeartbeatArgs::default() };
+            let args = GroupHeartbeatArgs {
+                group,
+                member: Some(&member),
+                ..GroupHeartbeatArgs::default()
+            };
             GroupHeartbeat::create(fbb, &args)
         })
         .unwrap();

@@ -75,8 +75,7 @@ fn load(
 fn verify(address: SocketAddr, (topic, queue, shard): (u32, u32, u16), journal: &mut Journal) {
     let mut wire = Wire::connect(address, shard).unwrap();
     loop {
-        let (records, next, high) =
-            wire.fetch((topic, queue, shard), journal.verified, 0).unwrap();
+        let (records, next, high) = wire.fetch((topic, queue, shard), journal.verified, 0).unwrap();
         for (offset, bytes) in records {
             assert_eq!(offset, journal.read.len() as u64, "queue {queue}: offsets have a gap");
             let number = u64::from_le_bytes(bytes[..8].try_into().unwrap());

@@ -4,6 +4,7 @@
 use crate::sim::disk::{Disk, Op};
 use crate::sim::random::Random;
 use crate::sim::talk::{Intent, QueueKey, Reply};
+use ringmq_core::peer::PeerMessage;
 use ringmq_schema::error::Status;
 use std::collections::BTreeMap;
 
@@ -40,8 +41,8 @@ pub enum Bug {
     RequestsSwapped,
     /// A request vanishes.
     RequestLost,
-    /// Messages between shards overtake each other.
-    PeersSwapped,
+    /// A change of owner is reported as durable, and the queue's shard never heard of it.
+    OwnerPretended,
     /// Messages between shards vanish.
     PeersLost,
     /// A registry of topics forgets one.
@@ -68,7 +69,7 @@ impl Bug {
         Bug::FenceHidden,
         Bug::RequestsSwapped,
         Bug::RequestLost,
-        Bug::PeersSwapped,
+        Bug::OwnerPretended,
         Bug::PeersLost,
         Bug::TopicHidden,
         Bug::CommitForgotten,
@@ -156,9 +157,12 @@ impl Planted {
         self.strikes(Bug::RequestLost, 50)
     }
 
-    /// Whether a message between shards goes before the one before it.
-    pub fn swaps_peers(&mut self) -> bool {
-        self.strikes(Bug::PeersSwapped, 1)
+    /// Whether a message between shards is answered instead of delivered, and how.
+    pub fn pretends(&mut self, message: &PeerMessage) -> Option<PeerMessage> {
+        let PeerMessage::Assign(ownership) = message else { return None };
+        let ownership = *ownership;
+        let strikes = self.strikes(Bug::OwnerPretended, 2);
+        strikes.then_some(PeerMessage::Assigned { ownership, accepted: true })
     }
 
     /// Whether a message between shards vanishes.

@@ -174,7 +174,13 @@ impl<M: Memory> Shard<M> {
     }
 
     /// A shard has everything up to `version` durably; from home itself: it may go out.
-    pub(super) fn registry_done(&mut self, from: u16, version: u64, out: &mut Outbox<M::Block>) {
+    pub(super) fn registry_done(
+        &mut self,
+        from: u16,
+        version: u64,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
         let Some(home) = &mut self.home else { return };
         let Some(done) = home.done.get_mut(usize::from(from)) else { return };
         let before = *done;

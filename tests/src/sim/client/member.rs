@@ -22,9 +22,12 @@ struct Owned {
 pub struct Member {
     group: String,
     topics: Vec<String>,
-    /// 0: not alive; the time says until when.
+    /// 0: not alive. It rests until that time.
     member: u128,
     rests_until_us: u64,
+    /// Stands still with all it knows; so often it may.
+    stalled: bool,
+    stalls_left: u32,
     group_id: u32,
     version: u64,
     beating: u32,
@@ -40,6 +43,8 @@ impl Member {
             topics: (0..topics).map(lasting_topic).collect(),
             member: 0,
             rests_until_us: 0,
+            stalled: false,
+            stalls_left: 2,
             group_id: 0,
             version: 0,
             beating: 0,
@@ -55,12 +60,17 @@ impl Member {
 
     /// See [`super::Client`].
     pub fn wake(&mut self, context: &mut Context<'_>) {
-        if context.phase == Phase::Quiet || self.member == 0 && context.now_us < self.rests_until_us
-        {
+        if context.phase == Phase::Quiet || context.now_us < self.rests_until_us {
             return;
         }
         if self.member == 0 {
             self.member = (u128::from(context.random.number()) << 64) | 1;
+        }
+        if self.stalled {
+            self.resume(context);
+        }
+        if self.stalls(context) {
+            return;
         }
         if context.phase == Phase::Living && self.ends(context) {
             return;
@@ -74,6 +84,30 @@ impl Member {
             if context.random.once_in(6) {
                 self.commit(context, shard);
             }
+        }
+    }
+
+    /// Stands still for a while, as a process does that is swapped out: when it goes on, it still believes
+    /// in what it owned, and others may own it.
+    fn stalls(&mut self, context: &mut Context<'_>) -> bool {
+        if self.stalls_left == 0 || self.queues.is_empty() || !context.random.once_in(40) {
+            return false;
+        }
+        self.stalls_left -= 1;
+        self.stalled = true;
+        let session_us = u64::from(context.plan.session_ms) * 1000;
+        self.rests_until_us = context.now_us + context.random.below(4 * session_us);
+        true
+    }
+
+    fn resume(&mut self, context: &mut Context<'_>) {
+        self.stalled = false;
+        self.cut();
+        for owned in self.queues.values_mut() {
+            owned.committed = None;
+        }
+        for shard in 0..context.plan.shards {
+            self.commit(context, shard);
         }
     }
 
@@ -180,6 +214,9 @@ impl Member {
 
     /// See [`super::Client`].
     pub fn hear(&mut self, context: &mut Context<'_>, shard: u16, intent: &Intent, reply: &Reply) {
+        if self.stalled {
+            return;
+        }
         match (intent, reply) {
             (Intent::Beat { member, .. }, _) if *member != self.member => {}
             (Intent::Beat { .. }, Reply::Beat { group, version, queues }) => {

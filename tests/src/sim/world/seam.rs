@@ -262,12 +262,11 @@ impl World {
         if self.planted.loses_peer() {
             return;
         }
-        let queue = self.peers.entry((from, to)).or_default();
-        queue.push_back(message);
-        let waiting = queue.len();
-        if waiting > 1 && self.planted.swaps_peers() {
-            queue.swap(waiting - 1, waiting - 2);
-        }
+        let (from, to, message) = match self.planted.pretends(&message) {
+            Some(answer) => (to, from, answer),
+            None => (from, to, message),
+        };
+        self.peers.entry((from, to)).or_default().push_back(message);
         let at_us = self.clock.mono_us() + self.random.between(1, 200);
         self.events.at(at_us, Event::Peer { life: self.life, from, to });
     }
