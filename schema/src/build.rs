@@ -241,7 +241,9 @@ impl RecordBuilder {
     fn payload(&mut self, spec: &MessageSpec<'_>) -> &[u8] {
         let fbb = &mut self.fbb;
         fbb.reset();
-        let body = Some(fbb.create_vector(spec.body));
+        // `create_vector` copies byte by byte: a quarter of a producer's time at 1 KiB (perf). A byte
+        // string is the same vector with a zero behind it, copied at once.
+        let body = Some(WIPOffset::new(fbb.create_byte_string(spec.body).value()));
         let tag = spec.tag.map(|tag| fbb.create_string(tag));
         let group = spec.group.map(|group| fbb.create_string(group));
         let born_host = spec.born_host.map(|host| fbb.create_string(host));

@@ -6,6 +6,7 @@
 mod assignment;
 mod feed;
 mod fetch;
+mod held;
 mod offsets;
 mod pull;
 mod push;

@@ -1,7 +1,8 @@
 //! The push consumer: calls a listener.
 
 use super::ConsumeFrom;
-use super::feed::{Feed, Room, Taken};
+use super::feed::{Feed, Room};
+use super::held::Taken;
 use super::reader::{DROP_LIMIT, Reader, ReaderSettings, Subscription};
 use crate::client::Client;
 use crate::error::{Error, Result};

@@ -1,0 +1,148 @@
+//! One queue that a consumer holds: what of it waits, and how far it is consumed.
+//!
+//! Invariants are those of `feed`, which has the lock.
+
+use super::feed::{HeldId, Holding, Room};
+use crate::filter::Filter;
+use crate::record::Record;
+use crate::route::Queue;
+use bytes::Bytes;
+use ringmq_schema::consume::FetchedQueue;
+use ringmq_schema::error::Status;
+use ringmq_schema::record as wire;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Pause before a queue is asked for again that a broker refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+
+/// See the module.
+pub(super) struct Held {
+    pub(super) holding: Holding,
+    pub(super) next_fetch: u64,
+    pub(super) asked: Option<u64>,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) unfinished: VecDeque<(u64, bool)>,
+    /// Records not consumed, and their bytes.
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    pub(super) in_process: usize,
+    pub(super) committed: Option<u64>,
+    /// In the list of queues with something to take.
+    pub(super) listed: bool,
+    pub(super) revoked: bool,
+    pub(super) paused: bool,
+    pub(super) blocked_until: Option<Instant>,
+    /// Wakes the shard's fetch loop.
+    pub(super) fetcher: Arc<Notify>,
+}
+
+/// A record that waits; verified when it is taken.
+pub(super) enum Waiting {
+    Raw(Bytes),
+    Again(Record),
+}
+
+/// A record on its way to the user.
+pub(super) struct Taken {
+    pub(super) id: HeldId,
+    pub(super) offset: u64,
+    /// Bytes in the queue's account.
+    pub(super) bytes: usize,
+    /// `Err`: it cannot be read, says why.
+    pub(super) record: Result<Record, String>,
+    /// The tag is wanted.
+    pub(super) wanted: bool,
+}
+
+impl Held {
+    pub(super) fn position(&self) -> u64 {
+        self.unfinished.front().map_or(self.next_fetch, |(offset, _)| *offset)
+    }
+
+    /// Half of the room must be free: fetches are large or wait.
+    pub(super) fn wants_more(&self, room: Room) -> bool {
+        self.asked.is_none()
+            && !self.revoked
+            && !self.paused
+            && self.records <= room.records / 2
+            && self.bytes <= room.bytes / 2
+    }
+
+    pub(super) fn can_give(&self, orderly: bool) -> bool {
+        let busy = orderly && self.in_process > 0;
+        !(self.waiting.is_empty() || self.revoked || self.paused || busy)
+    }
+
+    pub(super) fn add(&mut self, offset: u64, bytes: Bytes) {
+        // Records before the offset asked for would be delivered twice.
+        if offset < self.next_fetch {
+            return;
+        }
+        self.next_fetch = offset + 1;
+        self.records += 1;
+        self.bytes += bytes.len();
+        self.unfinished.push_back((offset, false));
+        self.waiting.push_back(Waiting::Raw(bytes));
+    }
+
+    pub(super) fn finish(&mut self, offset: u64, bytes: usize) {
+        let Ok(at) = self.unfinished.binary_search_by_key(&offset, |(offset, _)| *offset) else {
+            // A seek forgot it.
+            return;
+        };
+        self.unfinished[at].1 = true;
+        self.records -= 1;
+        self.bytes -= bytes;
+        while self.unfinished.front().is_some_and(|(_, done)| *done) {
+            self.unfinished.pop_front();
+        }
+    }
+
+    /// Takes over where the broker says fetching goes on. Returns whether the queue is fenced.
+    pub(super) fn go_on(&mut self, fetched: &FetchedQueue) -> bool {
+        match (fetched.status() != 0).then(|| Status::from_code(fetched.status())) {
+            None => self.next_fetch = self.next_fetch.max(fetched.next_offset()),
+            Some(Status::OffsetOutOfRange) => {
+                let (min, max) = (fetched.min_offset(), fetched.high_watermark());
+                let to = self.next_fetch.clamp(min, max.max(min));
+                let queue = &self.holding.queue;
+                tracing::warn!(%queue, from = self.next_fetch, to, "offset out of range");
+                if to == self.next_fetch {
+                    self.blocked_until = Some(Instant::now() + REFUSED_PAUSE);
+                }
+                self.next_fetch = to;
+            }
+            Some(Status::Fenced | Status::UnknownMember) => return true,
+            Some(status) => {
+                let queue = &self.holding.queue;
+                tracing::warn!(%queue, %status, "the broker refuses to read a queue");
+                self.blocked_until = Some(Instant::now() + REFUSED_PAUSE);
+            }
+        }
+        false
+    }
+}
+
+/// Verifies a record that was taken.
+pub(super) fn open(id: HeldId, queue: &Arc<Queue>, filter: &Filter, waiting: Waiting) -> Taken {
+    match waiting {
+        Waiting::Again(record) => Taken {
+            id,
+            offset: record.offset(),
+            bytes: record.stored_bytes(),
+            record: Ok(record),
+            wanted: true,
+        },
+        Waiting::Raw(raw) => {
+            let bytes = raw.len();
+            let header = wire::read_one(&raw, 0).ok().and_then(|(_, found)| found);
+            let offset = header.expect("walked when it came").header.offset.get();
+            let record = Record::verify(queue, raw);
+            let wanted = record.as_ref().is_ok_and(|record| filter.matches(record.tag()));
+            Taken { id, offset, bytes, record, wanted }
+        }
+    }
+}
