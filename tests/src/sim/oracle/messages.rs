@@ -327,8 +327,9 @@ impl Messages {
     /// Every queue of a shard was read to its end: what was sent before (`below`) and is not there, never will be.
     pub fn audited(&mut self, shard: u16, below: u32, ends: &BTreeMap<QueueKey, u64>) -> Verdict {
         for message in self.messages[..below as usize].iter_mut() {
-            if message.sent.shard == shard && message.offset.is_none() && message.fate == Fate::Open
-            {
+            // A queue that is not in `ends` was not read: its topic may be about to go.
+            let read = message.sent.shard == shard && ends.contains_key(&message.sent.queue);
+            if read && message.offset.is_none() && message.fate == Fate::Open {
                 message.fate = Fate::Gone;
             }
         }
