@@ -1,1 +1,28 @@
-//! Placeholder, replaced by the crate's first commit.
+//! Load generator for RingMQ: how fast, how late, and whether everything arrived.
+//!
+//! What it owns: the schedule of an open loop, the histograms, the checker that rides along with every
+//! run, the report, and the raw figures of disk and loopback that a result is held against. It uses
+//! the client crate like any program; nothing here knows the broker from inside.
+//!
+//! Invariants:
+//! - latency in an open loop counts from when a request was due, not from when it was sent;
+//! - percentiles come from one merged histogram; the warm-up is in none of them;
+//! - a run that lost, doubled, disordered or damaged a message fails, however fast it was.
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod check;
+pub mod command;
+pub mod environment;
+pub mod limits;
+pub mod load;
+pub mod payload;
+pub mod plot;
+pub mod receive;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod sending;
+pub mod session;

@@ -1,1 +1,22 @@
-//! Placeholder, replaced by the crate's first commit.
+//! The RingMQ broker: one glommio executor a core, each with its shards, their logs and connections.
+//!
+//! The shards themselves are `ringmq-core`, which knows no I/O; this crate is the runtime around them:
+//! sockets, O_DIRECT files, timers, the channels between cores, and the control plane on a thread of
+//! its own. [`Broker::start`] runs one inside another program, the binary `ringmq-broker` by itself.
+
+#![deny(unsafe_code)]
+
+mod broker;
+pub mod config;
+pub mod control;
+mod data_dir;
+mod disk;
+mod net;
+mod preflight;
+mod shard;
+mod sys;
+
+pub use broker::{Broker, BrokerHandle};
+pub use config::BrokerConfig;
+pub use ringmq_core::FlushMode;
+pub use sys::Signals;

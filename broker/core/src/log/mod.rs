@@ -30,6 +30,9 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
     /// Whether its file can be written.
     pub(crate) ready: bool,
+    /// Whether the runtime was asked to make it. One at a time: were two under way at a crash, the
+    /// later could be there without the earlier.
+    pub(crate) asked: bool,
 }
 
 impl Segment {
@@ -313,8 +316,20 @@ impl<M: Memory> Log<M> {
 
     fn add_segment(&mut self, base: u64, out: &mut Outbox<M::Block>) {
         let bytes = self.limits.segment_bytes;
-        self.segments.push_back(Segment { base, bytes, ready: false });
-        out.actions.push(Action::MakeSegment { base, bytes });
+        self.segments.push_back(Segment { base, bytes, ready: false, asked: false });
+        self.ask_for_segment(out);
+    }
+
+    /// Asks for the next segment when none is being made.
+    fn ask_for_segment(&mut self, out: &mut Outbox<M::Block>) {
+        if self.failed.is_some() {
+            return;
+        }
+        let next = self.segments.iter_mut().find(|segment| !segment.ready);
+        if let Some(segment) = next.filter(|segment| !segment.asked) {
+            segment.asked = true;
+            out.actions.push(Action::MakeSegment { base: segment.base, bytes: segment.bytes });
+        }
     }
 
     /// One block that says: the log goes on at the next segment.
@@ -402,10 +417,11 @@ impl<M: Memory> Log<M> {
         }
     }
 
-    pub(crate) fn segment_ready(&mut self, base: u64) {
+    pub(crate) fn segment_ready(&mut self, base: u64, out: &mut Outbox<M::Block>) {
         if let Some(segment) = self.segments.iter_mut().find(|s| s.base == base) {
             segment.ready = true;
         }
+        self.ask_for_segment(out);
     }
 
     /// The device took a unit.

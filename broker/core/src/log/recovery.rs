@@ -85,7 +85,7 @@ pub(crate) fn recover(
     let segments: VecDeque<Segment> = files
         .segments()?
         .into_iter()
-        .map(|file| Segment { base: file.base, bytes: file.bytes, ready: true })
+        .map(|file| Segment { base: file.base, bytes: file.bytes, ready: true, asked: true })
         .collect();
     check_segments(&segments)?;
     let mut scan = Scan {

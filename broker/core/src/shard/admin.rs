@@ -157,6 +157,7 @@ impl<M: Memory> Shard<M> {
         out: &mut Outbox<M::Block>,
     ) -> Handled {
         let request = read::<DescribeTopic<'_>>(table)?;
+        self.check_agreement()?;
         let topic = self.find_topic(request.name())?.clone();
         self.answer_topic(asker, topic.id, topic.version, &topic.settings, out);
         Ok(())
@@ -183,6 +184,7 @@ impl<M: Memory> Shard<M> {
         out: &mut Outbox<M::Block>,
     ) -> Handled {
         let request = read::<ListTopics<'_>>(table)?;
+        self.check_agreement()?;
         let prefix = request.prefix().unwrap_or_default();
         let topics: Vec<_> = self.registry.topics_by_name(prefix).cloned().collect();
         self.answer(asker, out, |fbb| {
@@ -251,8 +253,11 @@ impl<M: Memory> Shard<M> {
 
     /// A shard needs a group that is not there.
     pub(super) fn ensure_group(&mut self, name: String, now: Now, out: &mut Outbox<M::Block>) {
-        let full = self.registry.groups().len() >= self.config.groups;
-        if self.registry.group_named(&name).is_none() && !full && self.check_home().is_ok() {
+        let most = self.config.groups;
+        let full = self.registry.groups().len() >= most;
+        if let Some(home) = self.home.as_mut().filter(|home| !home.agrees()) {
+            home.want_group(name, most);
+        } else if self.registry.group_named(&name).is_none() && !full && self.check_home().is_ok() {
             let id = self.registry.next_group_id();
             self.change(Change::Group { id, name }, None, now, out);
         }

@@ -24,7 +24,7 @@ const SESSION_TIMEOUT_MS: u64 = 10_000;
 /// While a group has members, its deadlines are looked at this often.
 const GROUP_TICK_US: u64 = 100_000;
 /// A heartbeat waits so long for its group to be made.
-const UNBORN_TIMEOUT_US: u64 = 5_000_000;
+const UNBORN_TIMEOUT_US: u64 = 3_000_000;
 /// Most topics in one subscription.
 const SUBSCRIPTIONS_MAX: usize = 1024;
 /// Most heartbeats that wait for groups.
@@ -125,7 +125,15 @@ impl<M: Memory> Shard<M> {
             return Err(Refuse { retry_after_ms: 200, ..refuse(Status::Busy, text) });
         }
         let asked = self.unborn.iter().any(|(_, waiting)| waiting.group == name);
+        // A member waits once: its earlier heartbeat is answered by this one.
+        let member = heartbeat.member;
+        let earlier = self.unborn.iter().position(|(_, h)| h.member == member && h.group == name);
+        let earlier = earlier.map(|index| self.unborn.swap_remove(index).1);
         self.unborn.push((now.mono_us + UNBORN_TIMEOUT_US, heartbeat));
+        if let Some(earlier) = earlier {
+            let asker = heartbeat_asker(earlier.connection, earlier.correlation);
+            self.refuse(asker, &not_yet(), out);
+        }
         if !asked {
             self.ask_for_group(&name, now, out);
         }
@@ -391,9 +399,7 @@ impl<M: Memory> Shard<M> {
             keep
         });
         for asker in late {
-            let text = "the group could not be made in time";
-            let refused = Refuse { retry_after_ms: 500, ..refuse(Status::NotReady, text) };
-            self.refuse(asker, &refused, out);
+            self.refuse(asker, &not_yet(), out);
         }
         let ids: Vec<u32> = self.groups.keys().copied().collect();
         for id in ids {
@@ -428,6 +434,11 @@ impl<M: Memory> Shard<M> {
             self.refuse(asker, &refused, out);
         }
     }
+}
+
+fn not_yet() -> Refuse {
+    let text = "the group is still being made";
+    Refuse { retry_after_ms: 500, ..refuse(Status::NotReady, text) }
 }
 
 fn heartbeat_asker(connection: u64, correlation: u64) -> Asker {

@@ -113,7 +113,7 @@ impl<M: Memory> Shard<M> {
                 self.settle(now, out);
             }
             Input::SegmentReady { base, result: Ok(()) } => {
-                self.log.segment_ready(base);
+                self.log.segment_ready(base, out);
                 self.log.pump(now, out);
                 self.settle(now, out);
             }
@@ -146,7 +146,9 @@ impl<M: Memory> Shard<M> {
         log.into_iter().chain(fetches).chain(groups).min()
     }
 
-    /// Whether the epoch has begun durably and (home shard) the registry agrees on all shards.
+    /// Whether the epoch has begun durably and (home shard) the registry agrees on all shards. A broker
+    /// is ready when all its shards are; a shard serves producers and consumers as soon as its own
+    /// epoch has begun.
     pub fn is_ready(&self) -> bool {
         self.epoch_is_durable
             && !self.stopping
@@ -320,7 +322,7 @@ impl<M: Memory> Shard<M> {
     fn peer(&mut self, from: u16, message: PeerMessage, now: Now, out: &mut Outbox<M::Block>) {
         match message {
             PeerMessage::Registry(change) => self.registry_change(change, now, out),
-            PeerMessage::RegistryDone { version } => self.registry_done(from, version, out),
+            PeerMessage::RegistryDone { version } => self.registry_done(from, version, now, out),
             PeerMessage::EnsureGroup { name } => self.ensure_group(name, now, out),
             PeerMessage::Assign(ownership) => self.assign(from, ownership, now, out),
             PeerMessage::Assigned { ownership, .. } => self.assigned(&ownership, now, out),

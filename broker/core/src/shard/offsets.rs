@@ -113,12 +113,17 @@ impl<M: Memory> Shard<M> {
             let entries = Some(fbb.create_vector(results));
             CommitOffsetsAnswer::create(fbb, &CommitOffsetsAnswerArgs { entries })
         };
-        if moved.is_empty() {
+        // A commit that changes nothing answers for the one that did: that may be on its way still.
+        if moved.is_empty() && self.log.written() >= self.log.appended() {
             self.answer(asker, out, build);
             return;
         }
-        let payload = state::write_offsets(moved);
-        let end = self.log.append_state(Kind::Offsets, &payload, false, now, out);
+        let end = if moved.is_empty() {
+            self.log.appended()
+        } else {
+            let payload = state::write_offsets(moved);
+            self.log.append_state(Kind::Offsets, &payload, false, now, out)
+        };
         if !asker.one_way {
             let mut bytes = Vec::with_capacity(128 + results.len() * 12);
             self.frames.answer(&mut bytes, asker.opcode, asker.correlation, 0, build);

@@ -13,7 +13,7 @@ use crate::state;
 use ringmq_schema::error::Status;
 use ringmq_schema::placement::HOME_SHARD;
 use ringmq_schema::record::Kind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the home shard knows of the others.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct HomeState {
     /// Version at start: below it nobody is told anything that was not.
     at_start: u64,
     agreed: bool,
+    /// Groups asked for before all shards agreed.
+    wanted_groups: BTreeSet<String>,
     pending: BTreeMap<u64, Pending>,
 }
 
@@ -46,6 +48,7 @@ impl HomeState {
             told: vec![0; usize::from(shards)],
             at_start: version,
             agreed: false,
+            wanted_groups: BTreeSet::new(),
             pending: BTreeMap::new(),
         }
     }
@@ -53,6 +56,13 @@ impl HomeState {
     /// Whether every shard has what was there at start.
     pub(super) fn agrees(&self) -> bool {
         self.agreed
+    }
+
+    /// Keeps a group's name until it can be made; bounded as the groups are.
+    pub(super) fn want_group(&mut self, name: String, most: usize) {
+        if self.wanted_groups.len() < most {
+            self.wanted_groups.insert(name);
+        }
     }
 
     fn least(&self) -> Option<u64> {
@@ -64,6 +74,11 @@ impl<M: Memory> Shard<M> {
     /// Whether changes can be made: on the home shard, when all shards agree.
     pub(super) fn check_home(&self) -> Handled {
         self.check_writing()?;
+        self.check_agreement()
+    }
+
+    /// Whether this is the home shard and all shards have what it has.
+    pub(super) fn check_agreement(&self) -> Handled {
         match &self.home {
             None => {
                 let text = "topics and groups are made on the home shard";
@@ -159,7 +174,13 @@ impl<M: Memory> Shard<M> {
     }
 
     /// A shard has everything up to `version` durably; from home itself: it may go out.
-    pub(super) fn registry_done(&mut self, from: u16, version: u64, out: &mut Outbox<M::Block>) {
+    pub(super) fn registry_done(
+        &mut self,
+        from: u16,
+        version: u64,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
         let Some(home) = &mut self.home else { return };
         let Some(done) = home.done.get_mut(usize::from(from)) else { return };
         let before = *done;
@@ -169,6 +190,13 @@ impl<M: Memory> Shard<M> {
         }
         self.tell_changes(out);
         self.complete_changes(out);
+        let wanted = match &mut self.home {
+            Some(home) if home.agreed => std::mem::take(&mut home.wanted_groups),
+            _ => return,
+        };
+        for name in wanted {
+            self.ensure_group(name, now, out);
+        }
     }
 
     /// Sends each shard that was heard of what is durable here and new to it.

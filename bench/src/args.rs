@@ -1,0 +1,270 @@
+//! The command line of `ringmq-bench`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::payload::STAMP_BYTES;
+
+/// Load generator for RingMQ: rates, latency percentiles, and a check of every message.
+#[derive(Debug, Parser)]
+#[command(name = "ringmq-bench", version, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to run.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to run.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Send, then read back and check what was stored
+    Produce(Produce),
+    /// Read a topic from its beginning (or --from) to its end
+    Consume(Consume),
+    /// Send and receive at the same time: latency from due to received
+    E2e(EndToEnd),
+    /// Raw disk and loopback: what the other figures are held against
+    Limits(Limits),
+}
+
+/// The cluster, and where results go.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Target {
+    /// Name servers, host:port, `;` between several
+    #[arg(long, env = "NAMESRV_ADDR", default_value = "127.0.0.1:9876")]
+    pub namesrv: String,
+    /// Topic; made with --queues where it does not exist. Without it one is made and removed again
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Queues per broker of a topic that is made
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub queues: u32,
+    /// Directory for run.json
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Threads of the client; 1 saves wake-ups between threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// Connections to each broker and shard: so many clients share the load
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub connections: u32,
+}
+
+/// What is sent, and how.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Load {
+    /// Messages per second (open loop: sent when due, however slow the answers), or `max`
+    #[arg(long, default_value = "max", value_parser = rate)]
+    #[serde(serialize_with = "rate_as_text")]
+    pub rate: Rate,
+    /// Requests in flight over all producers (closed loop, only with --rate max)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub in_flight: u32,
+    /// Stop after so many messages
+    #[arg(long)]
+    pub count: Option<u64>,
+    /// Stop after so long, warm-up included [default: 10s, without --count]
+    #[arg(long, value_parser = duration)]
+    #[serde(rename = "duration_ms", serialize_with = "as_ms")]
+    pub duration: Option<Duration>,
+    /// Leave what is due in the beginning out of the figures [default: 1s, with --count 0s]
+    #[arg(long, value_parser = duration)]
+    #[serde(rename = "warmup_ms", serialize_with = "as_ms")]
+    pub warmup: Option<Duration>,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 1024, value_parser = body_bytes)]
+    #[serde(rename = "size_bytes")]
+    pub size: usize,
+    /// Messages in a request: 1 sends singly (the client may still gather), more sends batches
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub batch: u32,
+    /// Durability asked for: `sync` survives power loss
+    #[arg(long, value_enum, default_value_t = FlushMode::Sync)]
+    pub flush: FlushMode,
+    /// Streams of messages, each in order
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub producers: u32,
+}
+
+/// `produce`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Produce {
+    /// Where.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub target: Target,
+    /// What.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub load: Load,
+    /// Do not read back what was stored
+    #[arg(long)]
+    pub no_check: bool,
+    /// Measure raw disk and loopback in turns with the load, and print the ratio
+    #[arg(long)]
+    pub with_limits: bool,
+    /// Directory on the disk to measure with --with-limits: the broker's
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// `consume`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Consume {
+    /// Where.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub target: Target,
+    /// How it is received
+    #[arg(long, value_enum, default_value_t = Receive::Push)]
+    pub mode: Receive,
+    /// Group; a new one without it
+    #[arg(long)]
+    pub group: Option<String>,
+    /// Listener calls at a time (push)
+    #[arg(long, default_value_t = 64)]
+    pub concurrency: usize,
+    /// Stop after so many messages [default: at the end of the topic]
+    #[arg(long)]
+    pub count: Option<u64>,
+}
+
+/// `e2e`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct EndToEnd {
+    /// Where.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub target: Target,
+    /// What.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub load: Load,
+    /// Members of the consuming group
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub consumers: u32,
+    /// Listener calls at a time, each consumer
+    #[arg(long, default_value_t = 64)]
+    pub concurrency: usize,
+}
+
+/// `limits`.
+#[derive(Debug, Clone, Args)]
+pub struct Limits {
+    /// Directory on the disk to measure
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// How long to measure each figure
+    #[arg(long, default_value = "3s", value_parser = duration)]
+    pub duration: Duration,
+    /// Directory for limits.json
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Rate of sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rate {
+    /// As fast as answers come.
+    Max,
+    /// So many messages per second.
+    PerSecond(u64),
+}
+
+/// Durability asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlushMode {
+    /// Acknowledged when it survives power loss
+    Sync,
+    /// Acknowledged when the device has taken it
+    Async,
+}
+
+impl From<FlushMode> for ringmq::Flush {
+    fn from(mode: FlushMode) -> ringmq::Flush {
+        match mode {
+            FlushMode::Sync => ringmq::Flush::Sync,
+            FlushMode::Async => ringmq::Flush::Async,
+        }
+    }
+}
+
+/// Kind of consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Receive {
+    /// A listener is called
+    Push,
+    /// The consumer polls
+    Pull,
+}
+
+/// `10s`, `500ms`, `2m`, `1h`; a bare number is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit.trim() {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err(format!("\"{unit}\" is no unit: use ms, s, m or h, as in 500ms")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("\"{text}\" is no duration, as 10s is"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match text.replace('_', "").parse() {
+        _ if text == "max" => Ok(Rate::Max),
+        Ok(0) | Err(_) => Err("a number of messages per second above 0, or max".to_owned()),
+        Ok(per_second) => Ok(Rate::PerSecond(per_second)),
+    }
+}
+
+fn body_bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes) if (STAMP_BYTES..=4 << 20).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("bytes from {STAMP_BYTES} (what identifies a message) to 4194304")),
+    }
+}
+
+fn rate_as_text<S: serde::Serializer>(rate: &Rate, to: S) -> Result<S::Ok, S::Error> {
+    match rate {
+        Rate::Max => to.serialize_str("max"),
+        Rate::PerSecond(per_second) => to.serialize_u64(*per_second),
+    }
+}
+
+fn as_ms<S: serde::Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_millis() as u64).serialize(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_rates_are_read() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1_500)));
+        assert!(duration("10 parsecs").is_err());
+        assert!(duration("s").is_err());
+        assert_eq!(rate("max"), Ok(Rate::Max));
+        assert_eq!(rate("10_000"), Ok(Rate::PerSecond(10_000)));
+        assert!(rate("0").is_err());
+        assert!(body_bytes("39").is_err());
+    }
+}

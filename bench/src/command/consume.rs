@@ -1,0 +1,120 @@
+//! `consume`: read what a topic holds, as fast as it comes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use ringmq::{ConsumeFrom, Filter, Queue, QueueStats};
+
+use super::{blank_report, conclude, show_progress};
+use crate::args::{Consume, Receive};
+use crate::check::Checker;
+use crate::receive::{PushSettings, push, read_to};
+use crate::report::{Correctness, Figures, rate_table};
+use crate::run::Run;
+use crate::session::Session;
+
+const WAITING_PER_QUEUE: usize = 20_000;
+const RECORDS_PER_POLL: usize = 8_192;
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+pub(super) async fn run(args: &Consume) -> anyhow::Result<u8> {
+    if args.target.topic.is_none() {
+        bail!("say which topic: --topic T, filled before by `ringmq-bench produce --topic T`");
+    }
+    let session = Session::open(&args.target, false).await?;
+    let queues = session.queues().await?;
+    let there: u64 = queues.iter().map(|q| q.max_offset - q.min_offset).sum();
+    let wanted = args.count.unwrap_or(there).min(there);
+    if wanted == 0 {
+        bail!("the topic {} is empty", session.topic());
+    }
+    let run = Arc::new(Run::start(0, |_| Checker::of_any_run(None)));
+    for queue in &queues {
+        run.checker().starts_at(&queue.queue.broker, queue.queue.id, queue.min_offset);
+    }
+    let group = args.group.clone().unwrap_or_else(|| format!("bench-{:x}", run.id));
+    let progress = show_progress(&run);
+    let start_ns = run.clock.now_ns();
+    match args.mode {
+        Receive::Push => by_push(args, &session, &run, &group, wanted).await?,
+        Receive::Pull => by_pull(&session, &run, &group, &queues).await?,
+    }
+    let end_ns = run.progress().last_arrival_ns;
+    if args.group.is_none() {
+        let admin = session.client(0).admin();
+        admin.delete_group(&group).await.context("removing the run's group")?;
+    }
+    drop(progress);
+    session.close().await?;
+
+    let mut correctness = Correctness::of(&run, true);
+    if args.count.is_none() {
+        // Nothing was sent here; what the topic held when the run began is what had to come.
+        correctness.acknowledged = there - correctness.foreign.min(there);
+    }
+    let mut report = blank_report("consume", args, ".".as_ref(), correctness)?;
+    let mut figures = Figures::of(&mut run.received(), end_ns.saturating_sub(start_ns));
+    // Their due times are another process's.
+    (figures.response, figures.service) = (None, None);
+    println!("{}", rate_table(&[("consume", &figures)]));
+    report.receive = Some(figures);
+    conclude(&report, &args.target)
+}
+
+async fn by_push(
+    args: &Consume,
+    session: &Session,
+    run: &Arc<Run>,
+    group: &str,
+    wanted: u64,
+) -> anyhow::Result<()> {
+    let settings = PushSettings {
+        group: group.to_owned(),
+        topic: session.topic().to_owned(),
+        from: ConsumeFrom::First,
+        concurrency: args.concurrency,
+        waiting: WAITING_PER_QUEUE,
+    };
+    let consumer = push(session.client(0), run, &settings, 0).await?;
+    let arrived = || run.progress().received + run.checker().foreign();
+    let mut last = (0, std::time::Instant::now());
+    while arrived() < wanted {
+        if arrived() != last.0 {
+            last = (arrived(), std::time::Instant::now());
+        } else if last.1.elapsed() > SILENCE_MAX {
+            bail!("{} of {wanted} messages came, then none for {SILENCE_MAX:?}", last.0);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    consumer.close(CLOSE_LIMIT).await.context("closing the consumer")
+}
+
+async fn by_pull(
+    session: &Session,
+    run: &Run,
+    group: &str,
+    queues: &[QueueStats],
+) -> anyhow::Result<()> {
+    let mut builder = session.client(0).pull_consumer(group);
+    for queue in queues {
+        builder = builder.assign(queue.queue.clone(), Filter::all());
+    }
+    let mut consumer = builder
+        .from(ConsumeFrom::First)
+        .max_records(RECORDS_PER_POLL)
+        .max_waiting(WAITING_PER_QUEUE)
+        .build()
+        .await
+        .context("starting the consumer")?;
+    let ends: HashMap<Queue, u64> = queues
+        .iter()
+        .filter(|q| q.max_offset > q.min_offset)
+        .map(|q| (q.queue.clone(), q.max_offset))
+        .collect();
+    read_to(&mut consumer, run, ends).await?;
+    consumer.close(CLOSE_LIMIT).await.context("closing the consumer")
+}

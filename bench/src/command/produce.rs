@@ -1,0 +1,104 @@
+//! `produce`: send, then read back and check what was stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{Extent, blank_report, conclude, show_progress};
+use crate::args::Produce;
+use crate::check::Checker;
+use crate::receive::read_between;
+use crate::report::{Correctness, Figures, Raw, latency_table, rate_table};
+use crate::run::Run;
+use crate::sending::Sending;
+use crate::session::Session;
+
+/// Load and raw measurement take turns of this length.
+#[cfg(target_os = "linux")]
+const SLICE: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(args: &Produce) -> anyhow::Result<u8> {
+    let extent = Extent::of(&args.load);
+    let session = Session::open(&args.target, true).await?;
+    let producers = session.producers(&args.load).await?;
+    let before = session.queues().await?;
+    let warm_up_ns = extent.warm_up.as_nanos() as u64;
+    let run = Arc::new(Run::start(warm_up_ns, |id| Checker::new(id, None)));
+    let mut sending = Sending::new(
+        &run,
+        &producers,
+        session.topic(),
+        &args.load,
+        extent.messages,
+        extent.warm_up,
+    );
+    let progress = show_progress(&run);
+    let raw = match args.with_limits {
+        true => Some(in_turns(&mut sending, args, extent.duration).await?),
+        false => {
+            sending.slice(extent.duration).await?;
+            None
+        }
+    };
+    if !args.no_check {
+        let after = session.queues().await?;
+        read_between(session.client(0), &run, &before, &after).await?;
+    }
+    drop(progress);
+    drop(producers);
+    session.close().await?;
+
+    let correctness = Correctness::of(&run, !args.no_check);
+    let mut report = blank_report("produce", args, &args.dir, correctness)?;
+    let mut produced = run.produced();
+    let figures = Figures::of(&mut produced, sending.measured_ns());
+    println!("{}", rate_table(&[("produce", &figures)]));
+    let mut rows = vec![("response", &produced.response), ("service", &produced.service)];
+    if let Some((durable_write, round_trip)) = &raw {
+        rows.push(("raw durable 4 KiB", durable_write));
+        rows.push(("loopback round trip", round_trip));
+    }
+    println!("{}", latency_table(&rows));
+    if let Some((durable_write, round_trip)) = &raw {
+        let raw = Raw::of(durable_write, round_trip, &produced.service);
+        println!(
+            "service p50 is {:.2} x (raw durable write + loopback round trip = {:.0} µs)\n",
+            raw.service_p50_to_sum_ratio, raw.p50_us_sum
+        );
+        report.raw = Some(raw);
+    }
+    report.produce = Some(figures);
+    report.generator = sending.punctuality().map(Into::into);
+    conclude(&report, &args.target)
+}
+
+/// Latencies of durable writes, and of round trips.
+type RawLatencies = (crate::record::Latencies, crate::record::Latencies);
+
+#[cfg(target_os = "linux")]
+async fn in_turns(
+    sending: &mut Sending,
+    args: &Produce,
+    duration: Duration,
+) -> anyhow::Result<RawLatencies> {
+    let mut probes = crate::limits::Probes::start(&args.dir)?;
+    let mut left = duration;
+    while !left.is_zero() && !sending.is_done() {
+        let slice = left.min(SLICE);
+        sending.slice(slice).await?;
+        left -= slice;
+        // The probes block; the client's runtime goes on with its heartbeats meanwhile.
+        probes = tokio::task::spawn_blocking(move || probes.slice(SLICE).map(|()| probes))
+            .await
+            .context("measuring raw disk and loopback")??;
+    }
+    tokio::task::spawn_blocking(move || probes.finish())
+        .await
+        .context("ending the raw measurement")?
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn in_turns(_: &mut Sending, _: &Produce, _: Duration) -> anyhow::Result<RawLatencies> {
+    anyhow::bail!("--with-limits measures through io_uring, which only Linux has")
+}

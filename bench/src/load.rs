@@ -1,0 +1,244 @@
+//! The senders of a run.
+//!
+//! A [`Stream`] numbers its messages and keeps a bounded number in flight (closed loop) or follows a
+//! schedule (open loop). A stream enqueues from one place only, so within a queue its messages are
+//! stored in the order of their numbers (semantics.md: strict FIFO), which the checker holds the broker to.
+//!
+//! The open loop has a thread of its own per stream: tokio's timers are a millisecond coarse, a sleeping
+//! thread wakes within some ten microseconds. What the thread has sent, a task of the runtime awaits.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use ringmq::{Message, Producer};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::payload::Template;
+use crate::record::Sample;
+use crate::run::Run;
+use crate::schedule::{Punctuality, Schedule};
+
+/// A stream gives up after so many failed requests: something is wrong that time will not heal.
+const FAILURES_MAX: u64 = 100;
+
+/// A request on its way; ready when it was acknowledged or failed and that was noted.
+type InFlight = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Acknowledged,
+    Failed,
+}
+
+/// When a closed loop stops starting requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Until {
+    /// Not at or after this time.
+    pub time_ns: u64,
+    /// Not after so many messages of the stream, earlier slices included.
+    pub messages: u64,
+}
+
+/// One numbered sequence of messages.
+pub struct Stream {
+    run: Arc<Run>,
+    producer: Producer,
+    topic: Arc<str>,
+    number: u32,
+    batch: u64,
+    template: Template,
+    failures: u64,
+}
+
+impl Stream {
+    /// A stream that sends requests of `batch` messages of `size` bytes to `topic`.
+    pub fn new(
+        run: &Arc<Run>,
+        producer: &Producer,
+        topic: &str,
+        number: u32,
+        size: usize,
+        batch: usize,
+    ) -> Stream {
+        Stream {
+            run: Arc::clone(run),
+            producer: producer.clone(),
+            topic: topic.into(),
+            number,
+            batch: batch.max(1) as u64,
+            template: Template::new(run.id, number, size),
+            failures: 0,
+        }
+    }
+
+    /// Messages numbered so far.
+    pub fn made(&self) -> u64 {
+        self.template.made()
+    }
+
+    /// Whether so many requests failed that it sends no more.
+    pub fn has_given_up(&self) -> bool {
+        self.failures >= FAILURES_MAX
+    }
+
+    /// Keeps `in_flight` requests on their way until `until`, then waits for the last of them.
+    pub async fn closed_loop(&mut self, in_flight: usize, until: Until) {
+        let mut waiting = FuturesUnordered::new();
+        loop {
+            while waiting.len() < in_flight && self.goes_on(until) {
+                let now_ns = self.run.clock.now_ns();
+                let messages = self.batch.min(until.messages - self.template.made());
+                if let Some(request) = self.start(now_ns, messages).await {
+                    waiting.push(request);
+                }
+            }
+            match waiting.next().await {
+                Some(Outcome::Failed) => self.failures += 1,
+                Some(Outcome::Acknowledged) => {}
+                None if self.goes_on(until) => {}
+                None => return,
+            }
+        }
+    }
+
+    fn goes_on(&self, until: Until) -> bool {
+        self.template.made() < until.messages
+            && self.failures < FAILURES_MAX
+            && self.run.clock.now_ns() < until.time_ns
+    }
+
+    /// Starts `requests` requests when `schedule` says so and waits for the last of them. Gives back the
+    /// stream, for the next slice.
+    pub async fn open_loop(
+        mut self,
+        schedule: Schedule,
+        requests: u64,
+    ) -> anyhow::Result<(Stream, Punctuality)> {
+        let (started, mut to_await) = mpsc::unbounded_channel();
+        let runtime = Handle::current();
+        let name = format!("schedule-{}", self.number);
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || {
+                wake_precisely();
+                let punctuality = self.follow(&runtime, schedule, requests, &started);
+                (self, punctuality)
+            })
+            .context("starting the thread that keeps the schedule")?;
+        let mut waiting = FuturesUnordered::new();
+        let (mut open, mut failures) = (true, 0);
+        while open || !waiting.is_empty() {
+            tokio::select! {
+                // What has ended is noted before more is taken up.
+                biased;
+                Some(outcome) = waiting.next() => failures += u64::from(outcome == Outcome::Failed),
+                request = to_await.recv(), if open => match request {
+                    Some(request) => waiting.push(request),
+                    None => open = false,
+                },
+            }
+            if failures >= FAILURES_MAX {
+                // The thread stops at the next request that it cannot hand over.
+                to_await.close();
+            }
+        }
+        // It has dropped its end of the channel, or will at its next request: this is a short wait.
+        let ended = tokio::task::spawn_blocking(move || thread.join()).await;
+        let (mut stream, punctuality) = ended
+            .context("waiting for the thread that keeps the schedule")?
+            .map_err(|_| anyhow!("the thread that keeps the schedule panicked"))?;
+        stream.failures += failures;
+        Ok((stream, punctuality))
+    }
+
+    fn follow(
+        &mut self,
+        runtime: &Handle,
+        schedule: Schedule,
+        requests: u64,
+        started: &mpsc::UnboundedSender<InFlight>,
+    ) -> Punctuality {
+        let mut punctuality = Punctuality::default();
+        for index in 0..requests {
+            let due_ns = schedule.due_ns(index);
+            let mut now_ns = self.run.clock.now_ns();
+            while now_ns < due_ns {
+                std::thread::sleep(Duration::from_nanos(due_ns - now_ns));
+                now_ns = self.run.clock.now_ns();
+            }
+            punctuality.note(due_ns, now_ns);
+            let messages = self.batch;
+            let request = runtime.block_on(self.start(due_ns, messages));
+            if request.is_some_and(|request| started.send(request).is_err()) {
+                break;
+            }
+        }
+        punctuality
+    }
+
+    /// Gives the client one request. `None` when it failed before it was taken.
+    async fn start(&mut self, due_ns: u64, messages: u64) -> Option<InFlight> {
+        let sent_ns = self.run.clock.now_ns();
+        let first = self.template.made();
+        let mut bytes = 0;
+        let mut next = || {
+            let (_, body) = self.template.next(due_ns);
+            bytes += body.len() as u64;
+            Message::new(Arc::clone(&self.topic), body)
+        };
+        let mut request: Pin<Box<dyn Future<Output = ringmq::Result<()>> + Send>> = if messages == 1
+        {
+            let delivery = match self.producer.enqueue(next()).await {
+                Ok(delivery) => delivery,
+                Err(error) => {
+                    self.run.note_failed(1, error);
+                    self.failures += 1;
+                    return None;
+                }
+            };
+            Box::pin(async move { delivery.await.map(drop) })
+        } else {
+            let batch: Vec<Message> = (0..messages).map(|_| next()).collect();
+            let producer = self.producer.clone();
+            Box::pin(async move { producer.send_batch(batch).await.map(drop) })
+        };
+        self.run.note_sent(messages);
+        // A batch is on its way only once it was polled: now, or the next might overtake it.
+        let early = poll_fn(|context| Poll::Ready(request.as_mut().poll(context))).await;
+        let (run, stream) = (Arc::clone(&self.run), self.number);
+        Some(Box::pin(async move {
+            let result = match early {
+                Poll::Ready(result) => result,
+                Poll::Pending => request.await,
+            };
+            let done_ns = run.clock.now_ns();
+            match result {
+                Ok(()) => {
+                    let sample = Sample { due_ns, sent_ns, done_ns, messages, bytes };
+                    run.note_acknowledged(stream, first, sample);
+                    Outcome::Acknowledged
+                }
+                Err(error) => {
+                    run.note_failed(messages, error);
+                    Outcome::Failed
+                }
+            }
+        }))
+    }
+}
+
+/// Linux rounds a thread's sleeps up by 50 µs to save power; this thread's by next to nothing.
+#[cfg(target_os = "linux")]
+fn wake_precisely() {
+    // Without it the schedule is 50 µs coarser, and the report's punctuality shows it.
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+}
+
+#[cfg(not(target_os = "linux"))]
+fn wake_precisely() {}

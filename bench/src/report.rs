@@ -1,0 +1,326 @@
+//! What a run came to: the table on stdout and `run.json`.
+//!
+//! `run.json` is a contract: `"schema": 1`, raw numbers, units in the keys.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::check::Faults;
+use crate::environment::Environment;
+use crate::plot::duration;
+use crate::record::{Latencies, LatencyFigures, PERCENTILES, Recorder, SecondFigures};
+use crate::run::Run;
+use crate::schedule::Punctuality;
+
+/// Version of the files' shape.
+pub const SCHEMA: u32 = 1;
+
+/// Everything about a run.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
+pub struct Report {
+    pub schema: u32,
+    pub verb: &'static str,
+    pub parameters: serde_json::Value,
+    pub environment: Environment,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub produce: Option<Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive: Option<Figures>,
+    pub correctness: Correctness,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generator: Option<Generator>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Raw>,
+}
+
+/// Rates and latencies of one direction.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
+pub struct Figures {
+    pub messages: u64,
+    pub bytes: u64,
+    pub measured_ms: f64,
+    pub messages_per_second: f64,
+    pub bytes_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<LatencyFigures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<LatencyFigures>,
+    pub seconds: Vec<SecondFigures>,
+}
+
+impl Figures {
+    /// The figures of `recorder` over `measured_ns` of load.
+    pub fn of(recorder: &mut Recorder, measured_ns: u64) -> Figures {
+        let seconds = measured_ns.max(1) as f64 / 1e9;
+        Figures {
+            messages: recorder.messages(),
+            bytes: recorder.bytes(),
+            measured_ms: measured_ns as f64 / 1e6,
+            messages_per_second: recorder.messages() as f64 / seconds,
+            bytes_per_second: recorder.bytes() as f64 / seconds,
+            response: Some(recorder.response.figures()),
+            service: Some(recorder.service.figures()),
+            seconds: recorder.seconds().to_vec(),
+        }
+    }
+}
+
+/// Whether everything arrived.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
+pub struct Correctness {
+    pub checked: bool,
+    pub sent: u64,
+    pub acknowledged: u64,
+    pub received: u64,
+    pub failed: u64,
+    pub foreign: u64,
+    pub first_failure: Option<String>,
+    #[serde(flatten)]
+    pub faults: Faults,
+}
+
+impl Correctness {
+    /// Judges `run`. Without a receiver nothing can be said about what is stored.
+    pub fn of(run: &Run, checked: bool) -> Correctness {
+        let progress = run.progress();
+        let empty = crate::check::Checker::of_any_run(None);
+        let checker = std::mem::replace(&mut *run.checker(), empty);
+        let (acknowledged, received) = (checker.acknowledged(), checker.received());
+        let foreign = checker.foreign();
+        Correctness {
+            checked,
+            sent: progress.sent,
+            acknowledged,
+            received,
+            failed: progress.failed,
+            foreign,
+            first_failure: run.first_failure().map(|error| error_chain(&error)),
+            faults: if checked { checker.finish() } else { Faults::default() },
+        }
+    }
+
+    /// Whether nothing was lost, doubled, disordered, damaged, and no send failed.
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_clean() && self.failed == 0
+    }
+
+    /// One line, and one for each kind of fault.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![if self.checked {
+            format!(
+                "{} acknowledged, {} received: {}",
+                grouped(self.acknowledged),
+                grouped(self.received),
+                if self.faults.is_clean() {
+                    "nothing lost, doubled, out of order or damaged".to_owned()
+                } else {
+                    self.faults.to_string()
+                }
+            )
+        } else {
+            format!("{} acknowledged; what is stored was not read back", grouped(self.acknowledged))
+        }];
+        lines.extend(self.faults.examples.iter().map(|example| format!("  {example}")));
+        if self.failed > 0 {
+            let first = self.first_failure.as_deref().unwrap_or("no reason given");
+            lines.push(format!("{} sends failed, the first: {first}", grouped(self.failed)));
+        }
+        lines
+    }
+}
+
+/// How well the open loop kept its schedule.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
+pub struct Generator {
+    pub requests: u64,
+    pub late_requests: u64,
+    pub late_us_max: f64,
+    pub saturated: bool,
+}
+
+impl From<Punctuality> for Generator {
+    fn from(punctuality: Punctuality) -> Generator {
+        Generator {
+            requests: punctuality.started,
+            late_requests: punctuality.late,
+            late_us_max: punctuality.late_ns_max as f64 / 1e3,
+            saturated: punctuality.is_saturated(),
+        }
+    }
+}
+
+/// Raw disk and loopback of the same minutes, and what the run's figure is to their sum.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
+pub struct Raw {
+    pub durable_write_4kib: LatencyFigures,
+    pub loopback_round_trip_256b: LatencyFigures,
+    pub p50_us_sum: f64,
+    pub service_p50_to_sum_ratio: f64,
+}
+
+impl Raw {
+    /// Holds a run's median against them.
+    pub fn of(durable_write: &Latencies, round_trip: &Latencies, service: &Latencies) -> Raw {
+        let p50_us = |latencies: &Latencies| latencies.at_ns(50.0) as f64 / 1e3;
+        let sum = p50_us(durable_write) + p50_us(round_trip);
+        Raw {
+            durable_write_4kib: durable_write.figures(),
+            loopback_round_trip_256b: round_trip.figures(),
+            p50_us_sum: sum,
+            service_p50_to_sum_ratio: p50_us(service) / sum.max(f64::MIN_POSITIVE),
+        }
+    }
+}
+
+impl Report {
+    /// 0: clean; 1: faults or failures; 3: clean, but the generator could not keep its schedule.
+    pub fn exit_code(&self) -> u8 {
+        match &self.generator {
+            _ if !self.correctness.is_clean() => 1,
+            Some(generator) if generator.saturated => 3,
+            _ => 0,
+        }
+    }
+
+    /// Writes `run.json` in `directory`.
+    pub fn write(&self, directory: &Path) -> anyhow::Result<()> {
+        write_json(directory, "run.json", self)
+    }
+}
+
+/// Writes a file of JSON for people to read.
+pub fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
+    let path = directory.join(name);
+    let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::write(&path, text + "\n"))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+/// A table of percentiles, a line for each of `rows` that has samples.
+pub fn latency_table(rows: &[(&str, &Latencies)]) -> String {
+    let figures: Vec<(&str, LatencyFigures)> = rows
+        .iter()
+        .filter(|(_, latencies)| latencies.count() > 0)
+        .map(|(name, latencies)| (*name, latencies.figures()))
+        .collect();
+    let rows: Vec<(&str, &LatencyFigures)> = figures.iter().map(|(name, f)| (*name, f)).collect();
+    figures_table(&rows)
+}
+
+/// The same of figures.
+pub fn figures_table(rows: &[(&str, &LatencyFigures)]) -> String {
+    let mut table = plain_table();
+    let mut header = vec!["latency"];
+    header.extend(PERCENTILES.iter().map(|(_, name)| *name));
+    table.set_header(header);
+    for (name, f) in rows {
+        let percentiles = [f.p50_us, f.p90_us, f.p99_us, f.p99_9_us, f.p99_99_us, f.max_us];
+        let mut row = vec![(*name).to_owned()];
+        row.extend(percentiles.iter().map(|us| duration((us * 1e3) as u64)));
+        table.add_row(row);
+    }
+    right_aligned(table)
+}
+
+/// A table of rates, a line for each of `rows`.
+pub fn rate_table(rows: &[(&str, &Figures)]) -> String {
+    let mut table = plain_table();
+    table.set_header(["rate", "messages", "seconds", "messages/s", "MB/s"]);
+    for (name, figures) in rows {
+        table.add_row([
+            (*name).to_owned(),
+            grouped(figures.messages),
+            format!("{:.2}", figures.measured_ms / 1e3),
+            grouped(figures.messages_per_second as u64),
+            format!("{:.1}", figures.bytes_per_second / 1e6),
+        ]);
+    }
+    right_aligned(table)
+}
+
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table
+}
+
+fn right_aligned(mut table: Table) -> String {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// `1 234 567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// An error and its causes in one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Sample;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1 234 567");
+    }
+
+    #[test]
+    fn tables_show_every_percentile() {
+        let mut recorder = Recorder::new(0);
+        for at in 1..=1_000u64 {
+            let sample =
+                Sample { due_ns: 0, sent_ns: 0, done_ns: at * 1_000, messages: 1, bytes: 1024 };
+            recorder.note(sample);
+        }
+        let table = latency_table(&[("produce", &recorder.response)]);
+        assert!(table.contains("p99.99") && table.contains("500 µs"), "{table}");
+        let figures = Figures::of(&mut recorder, 2_000_000_000);
+        assert_eq!(figures.messages_per_second, 500.0);
+        assert!(rate_table(&[("produce", &figures)]).contains("500"), "one line of rates");
+    }
+
+    #[test]
+    fn the_ratio_is_to_the_sum_of_medians() {
+        let at = |ns| {
+            let mut latencies = Latencies::default();
+            latencies.add(ns, 1);
+            latencies
+        };
+        let raw = Raw::of(&at(120_000), &at(50_000), &at(255_000));
+        assert!((raw.service_p50_to_sum_ratio - 1.5).abs() < 0.01, "{raw:?}");
+    }
+}

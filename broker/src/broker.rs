@@ -1,0 +1,255 @@
+//! A running broker: start, addresses, stop.
+//!
+//! Invariants:
+//! - everything that can be refused is refused before a thread starts, and leaves nothing behind;
+//! - the broker is called ready only when every shard is;
+//! - stopping takes no more requests, finishes and makes durable what was begun, then leaves.
+
+use crate::config::BrokerConfig;
+use crate::control::{Control, ControlConfig, Shared};
+use crate::data_dir::{DataDir, Owner, random_id};
+use crate::net::listen;
+use crate::shard::{self, Start, state::BrokerState};
+use crate::{preflight, sys};
+use anyhow::{Context, bail};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Blocks of the log up to this length stay with the allocator when they are freed.
+const KEPT_BLOCK_BYTES: usize = 32 << 20;
+/// How long shards may take from "opened" to "ready" before that is reported.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Starts brokers.
+#[derive(Debug)]
+pub struct Broker;
+
+/// A broker that serves. Dropping it without [`BrokerHandle::stop`] stops it too.
+#[derive(Debug)]
+pub struct BrokerHandle {
+    address: SocketAddr,
+    http_address: Option<SocketAddr>,
+    state: Arc<BrokerState>,
+    cores: Vec<JoinHandle<anyhow::Result<()>>>,
+    watch: Option<(Sender<()>, JoinHandle<()>)>,
+    control: Option<Control>,
+}
+
+impl Broker {
+    /// Starts a broker and waits until all of its shards are ready.
+    pub fn start(config: BrokerConfig) -> anyhow::Result<BrokerHandle> {
+        config.check()?;
+        sys::keep_freed_blocks(KEPT_BLOCK_BYTES);
+        let cpus = cpus();
+        let default_shards = u16::try_from(cpus.len()).unwrap_or(u16::MAX);
+        let owner =
+            Owner { cluster: &config.cluster, broker: &config.broker, broker_id: config.broker_id };
+        let shards = config.shards.unwrap_or(default_shards);
+        let data = DataDir::open(&config.data_dir, owner, shards, config.shards)?;
+        let shards = data.shards();
+        let cores =
+            usize::from(config.cores.unwrap_or(default_shards)).min(usize::from(shards)).max(1);
+        let files = (2 * config.max_connections + 64 * usize::from(shards) + 256) as u64;
+        preflight::check(&data.probe_path(), cores, files)?;
+        let (listener, address) = listen::bind(SocketAddr::new(config.listen, config.port))?;
+        let shared = Arc::new(Shared::new(shards));
+        let instance = random_id();
+        let advertise = advertised(&config, address);
+        let control = ControlConfig {
+            cluster: config.cluster.clone(),
+            broker: config.broker.clone(),
+            broker_id: config.broker_id,
+            advertise,
+            instance,
+            shards,
+            namesrv: config.namesrv.clone(),
+            http_listen: config.http_listen,
+        };
+        let control = Control::start(control, Arc::clone(&shared))?;
+        let state = Arc::new(BrokerState::new(config, data, cores, instance, shared));
+        let mut handle = BrokerHandle {
+            address,
+            http_address: control.http_address(),
+            state,
+            cores: Vec::new(),
+            watch: None,
+            control: Some(control),
+        };
+        handle.start_cores(listener, &cpus)?;
+        handle.watch = Some(watch_disk(Arc::clone(&handle.state))?);
+        handle.wait_until_ready()?;
+        handle.state.control.set_ready(true);
+        Ok(handle)
+    }
+}
+
+impl BrokerHandle {
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics and health are served, if they are.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &BrokerConfig {
+        &self.state.config
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> u16 {
+        self.state.shards()
+    }
+
+    /// Stops: no new connections and requests, what was begun is finished and durable, the name servers
+    /// are told, every thread has ended.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        self.end()
+    }
+
+    fn start_cores(&mut self, listener: socket2::Socket, cpus: &[usize]) -> anyhow::Result<()> {
+        let cores = self.state.cores;
+        let pinned = match self.state.config.pin.as_deref() {
+            Some(pin) => pin == "true",
+            // On a small machine the executors share the CPUs with their clients, and several brokers
+            // may run: the scheduler knows better.
+            None => cpus.len() >= 4 && cores < cpus.len(),
+        };
+        let mesh = shard::mesh_of(cores);
+        let (opened, answers) = mpsc::channel();
+        let mut listener = Some(listener);
+        let mut goes = Vec::new();
+        for core in 0..cores {
+            let (go, may_go) = mpsc::channel();
+            goes.push(go);
+            self.cores.push(shard::spawn(Start {
+                core,
+                state: Arc::clone(&self.state),
+                mesh: mesh.clone(),
+                listener: listener.take(),
+                cpu: cpus.get(core).copied().filter(|_| pinned),
+                opened: opened.clone(),
+                go: may_go,
+            })?);
+        }
+        drop(opened);
+        for _ in 0..cores {
+            match answers.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => bail!("an executor ended before its shards were open"),
+            }
+        }
+        for go in goes {
+            let _ = go.send(());
+        }
+        Ok(())
+    }
+
+    fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while !self.state.all_ready() {
+            if self.cores.iter().any(JoinHandle::is_finished) {
+                bail!("an executor ended before the broker was ready");
+            }
+            if begun.elapsed() > READY_PATIENCE {
+                bail!("the shards were not ready within {} s", READY_PATIENCE.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.state.control.set_ready(false);
+        self.state.stop();
+        let mut first = Ok(());
+        for core in self.cores.drain(..) {
+            let ended =
+                core.join().unwrap_or_else(|_| Err(anyhow::anyhow!("an executor panicked")));
+            first = first.and(ended);
+        }
+        if let Some((stop, watch)) = self.watch.take() {
+            drop(stop);
+            let _ = watch.join();
+        }
+        if let Some(control) = self.control.take() {
+            first = first.and(control.stop().context("stopping the control plane"));
+        }
+        first
+    }
+}
+
+impl Drop for BrokerHandle {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!("stopping: {error:#}");
+        }
+    }
+}
+
+/// CPUs that this process may use.
+fn cpus() -> Vec<usize> {
+    let all = |set: rustix::thread::CpuSet| {
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(move |c| set.is_set(*c))
+    };
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) if set.count() > 0 => all(set).collect(),
+        _ => vec![0],
+    }
+}
+
+fn advertised(config: &BrokerConfig, address: SocketAddr) -> String {
+    match &config.advertise {
+        Some(name) if name.parse::<SocketAddr>().is_ok() => name.clone(),
+        Some(name)
+            if name
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok()) =>
+        {
+            name.clone()
+        }
+        Some(name) => format!("{name}:{}", address.port()),
+        None => address.to_string(),
+    }
+}
+
+/// Looks each second whether the disk has room above its watermark.
+fn watch_disk(state: Arc<BrokerState>) -> anyhow::Result<(Sender<()>, JoinHandle<()>)> {
+    let (stop, stopped) = mpsc::channel();
+    let look = move || {
+        let path = &state.config.data_dir;
+        match rustix::fs::statvfs(path) {
+            Ok(found) => {
+                let total = found.f_blocks.saturating_mul(found.f_frsize);
+                let free = found.f_bavail.saturating_mul(found.f_frsize);
+                let percent = total / 100 * u64::from(state.config.disk_free_percent);
+                let wanted = state.config.disk_free_bytes.0.min(percent);
+                if state.set_disk_has_room(free >= wanted) {
+                    let (free, wanted) = (free >> 20, wanted >> 20);
+                    let room = free >= wanted;
+                    tracing::warn!(
+                        free_mib = free,
+                        watermark_mib = wanted,
+                        room,
+                        "disk watermark crossed"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!("cannot see how full {} is: {error}", path.display()),
+        }
+    };
+    look();
+    let watch = std::thread::Builder::new().name("ringmq-disk-watch".to_owned()).spawn(move || {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(1)) {
+            look();
+        }
+    });
+    Ok((stop, watch.context("cannot start a thread")?))
+}

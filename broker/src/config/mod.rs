@@ -1,0 +1,240 @@
+//! Settings of a broker.
+//!
+//! One table names every key with its type, default and meaning; file, environment, flags, help and
+//! `--print-config` all read it, so that none can miss a key. See [`layers`] for who wins.
+
+mod layers;
+mod value;
+
+pub use layers::{ConfigError, Layers, Source, command};
+pub use value::{Bytes, Value};
+
+use ringmq_core::{FlushMode, ShardConfig};
+use ringmq_schema::limits;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A setting: how it is called, and how to read and write it.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) set: fn(&mut BrokerConfig, &str) -> Result<(), String>,
+    pub(crate) show: fn(&BrokerConfig) -> String,
+}
+
+macro_rules! settings {
+    ($($(#[doc = $about:literal])+ $name:ident: $type:ty = $default:expr;)*) => {
+        /// Everything that can be set. Each field is a key of the file, `RINGMQ_NAME` in the
+        /// environment, and `--name` as a flag.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct BrokerConfig {
+            $($(#[doc = $about])+ pub $name: $type,)*
+        }
+
+        impl Default for BrokerConfig {
+            fn default() -> BrokerConfig {
+                BrokerConfig { $($name: $default,)* }
+            }
+        }
+
+        pub(crate) const KEYS: &[Key] = &[$(Key {
+            name: stringify!($name),
+            about: concat!($($about),+),
+            set: |config, text| {
+                config.$name = <$type as Value>::parse(text)?;
+                Ok(())
+            },
+            show: |config| Value::show(&config.$name),
+        },)*];
+    };
+}
+
+settings! {
+    /// Name of the cluster.
+    cluster: String = "default".to_owned();
+    /// Name of the broker, unique in the cluster but for its slaves.
+    broker: String = "broker-a".to_owned();
+    /// 0 for a master, above for its slaves.
+    broker_id: u32 = 0;
+    /// Address to listen at. Beyond loopback only with authentication or --insecure.
+    listen: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    /// Port of the broker; 0 picks one.
+    port: u16 = 10911;
+    /// Host, or host:port, that clients are told when it differs from the address listened at.
+    advertise: Option<String> = None;
+    /// Serve everybody who can reach the address, without authentication.
+    insecure: bool = false;
+    /// Name servers, separated by `;`.
+    namesrv: Vec<String> = Vec::new();
+    /// Directory of the log.
+    data_dir: PathBuf = PathBuf::from("ringmq-data");
+    /// Number of shards; fixed when the data directory is made (auto: the CPUs that may be used).
+    shards: Option<u16> = None;
+    /// Number of executors (auto: one a shard, at most one a CPU).
+    cores: Option<u16> = None;
+    /// Whether each executor stays on one CPU (auto: where there are CPUs to spare).
+    pin: Option<String> = None;
+    /// Address of /metrics, /healthz and /readyz; port 0 picks one, `off` serves none.
+    http_listen: Option<SocketAddr> = Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5557));
+    /// `sync`: acknowledge what is durable. `async`: what the device took, durable 500 ms later.
+    flush: FlushMode = FlushMode::Sync;
+    /// Longest time between an acknowledgement and durability with `flush = "async"`.
+    async_flush: Duration = Duration::from_millis(500);
+    /// Length of a file of the log, at least 1 MiB.
+    segment_bytes: Bytes = Bytes::mib(256);
+    /// Newest bytes of each shard's log that stay in memory for consumers at the tail.
+    tail_cache_bytes: Bytes = Bytes::mib(64);
+    /// Largest unit that is written at once.
+    unit_bytes: Bytes = Bytes::mib(1);
+    /// Units of a shard under way to the device.
+    units_in_flight: usize = 8;
+    /// Units up to this length count as small.
+    small_unit_bytes: Bytes = Bytes(128 << 10);
+    /// Small durable units under way; beyond them records gather.
+    small_units_in_flight: usize = 2;
+    /// Bytes received and not yet written above which a shard's producers are not read.
+    backlog_bytes: Bytes = Bytes::mib(16);
+    /// Most bytes of the log in one answer to a consumer.
+    fetch_bytes: Bytes = Bytes::mib(4);
+    /// Stretch ahead of the log's end that is written with zeros while the log is slow; 0: none.
+    zero_ahead_bytes: Bytes = Bytes::mib(16);
+    /// Reads from the disk under way per shard.
+    reads_in_flight: usize = 16;
+    /// Most connections.
+    max_connections: usize = 10_000;
+    /// Longest frame taken, at most the protocol's own bound.
+    max_frame_bytes: Bytes = Bytes(limits::FRAME_BYTES_MAX as u64);
+    /// Most unanswered requests of a connection.
+    max_in_flight: usize = 8192;
+    /// Bytes of unanswered requests above which a connection is not read.
+    max_in_flight_bytes: Bytes = Bytes::mib(32);
+    /// Bytes waiting to be sent above which a connection is not read; at four times this it is closed.
+    max_output_bytes: Bytes = Bytes::mib(16);
+    /// No writes are taken while the disk has less than this free, or less than disk_free_percent.
+    disk_free_bytes: Bytes = Bytes(1 << 30);
+    /// See disk_free_bytes; the smaller of both counts.
+    disk_free_percent: u16 = 5;
+    /// Time for a new connection to say who it is.
+    handshake_timeout: Duration = Duration::from_secs(5);
+    /// Time after which a silent connection with nothing to wait for is closed.
+    idle_timeout: Duration = Duration::from_secs(120);
+    /// Time for the rest of a frame to come.
+    frame_timeout: Duration = Duration::from_secs(30);
+    /// Time in which a connection must take some of what is sent to it.
+    send_timeout: Duration = Duration::from_secs(30);
+    /// Time for everything begun to end when the broker is stopped.
+    stop_timeout: Duration = Duration::from_secs(30);
+    /// Whether an unknown consumer group is made when it is first used.
+    create_groups: bool = true;
+    /// Whether an unknown topic is made when it is first used (reserved).
+    auto_create_topics: bool = false;
+}
+
+impl BrokerConfig {
+    /// What contradicts itself or is out of bounds, in words for the person who wrote it.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |key: &'static str, reason: String| Err(ConfigError::Refused { key, reason });
+        let name = |key: &'static str, text: &str| {
+            let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            match !text.is_empty() && text.len() <= 127 && text.chars().all(fine) {
+                true => Ok(()),
+                false => refuse(key, format!("{text:?}: letters, digits, - _ and . are allowed")),
+            }
+        };
+        name("cluster", &self.cluster)?;
+        name("broker", &self.broker)?;
+        if !self.listen.is_loopback() && !self.insecure {
+            let reason = format!(
+                "{} can be reached from other machines, and this version has no authentication: \
+                 listen at 127.0.0.1, or say --insecure when the network is trusted",
+                self.listen
+            );
+            return refuse("listen", reason);
+        }
+        let unit = self.unit_bytes.0;
+        if !(64 << 10..=16 << 20).contains(&unit) || !unit.is_multiple_of(4096) {
+            return refuse("unit_bytes", "64 KiB to 16 MiB, in steps of 4 KiB".to_owned());
+        }
+        let segment = self.segment_bytes.0;
+        if segment < 1 << 20 || !segment.is_multiple_of(4096) || segment > 16 << 30 {
+            return refuse("segment_bytes", "1 MiB to 16 GiB, in steps of 4 KiB".to_owned());
+        }
+        let frame = self.max_frame_bytes.0;
+        if !(64 << 10..=limits::FRAME_BYTES_MAX as u64).contains(&frame) {
+            let most = Bytes(limits::FRAME_BYTES_MAX as u64).show();
+            return refuse("max_frame_bytes", format!("64 KiB to {most}, the protocol's bound"));
+        }
+        if self.disk_free_percent > 99 {
+            return refuse("disk_free_percent", "at most 99".to_owned());
+        }
+        if !matches!(self.pin.as_deref(), None | Some("true" | "false")) {
+            return refuse("pin", "auto, true or false".to_owned());
+        }
+        let positive = [
+            ("units_in_flight", self.units_in_flight),
+            ("small_units_in_flight", self.small_units_in_flight),
+            ("reads_in_flight", self.reads_in_flight),
+            ("max_connections", self.max_connections),
+            ("max_in_flight", self.max_in_flight),
+        ];
+        match positive.into_iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => refuse(key, "must be above 0".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// The settings of one shard.
+    pub(crate) fn shard(&self, shard: u16, shards: u16, log_id: u64) -> ShardConfig {
+        ShardConfig {
+            broker: self.broker.clone(),
+            flush: self.flush,
+            segment_bytes: self.segment_bytes.0,
+            small_unit_bytes: self.small_unit_bytes.as_usize(),
+            small_units_in_flight: self.small_units_in_flight,
+            unit_bytes: self.unit_bytes.as_usize(),
+            units_in_flight: self.units_in_flight,
+            backlog_bytes: self.backlog_bytes.as_usize(),
+            tail_cache_bytes: self.tail_cache_bytes.as_usize(),
+            async_flush_ms: u64::try_from(self.async_flush.as_millis()).unwrap_or(u64::MAX),
+            fetch_bytes: self.fetch_bytes.as_usize(),
+            create_groups: self.create_groups,
+            ..ShardConfig::new(shard, shards, log_id)
+        }
+    }
+
+    /// The settings in force, each with its source: what `--print-config` prints.
+    pub fn describe(&self, layers: &Layers) -> String {
+        let lines = KEYS.iter().map(|key| {
+            let value = format!("{} = {:?}", key.name, (key.show)(self));
+            format!("{value:<48} # {}\n", layers.source(key.name))
+        });
+        lines.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_can_be_written_and_read_back() {
+        let defaults = BrokerConfig::default();
+        defaults.check().unwrap();
+        let mut read = BrokerConfig { port: 1, shards: Some(9), ..BrokerConfig::default() };
+        for key in KEYS {
+            (key.set)(&mut read, &(key.show)(&defaults)).unwrap();
+        }
+        assert_eq!(read, defaults);
+    }
+
+    #[test]
+    fn contradictions_are_refused_in_words() {
+        let open = BrokerConfig { listen: "0.0.0.0".parse().unwrap(), ..BrokerConfig::default() };
+        let error = open.check().unwrap_err().to_string();
+        assert!(error.contains("--insecure"), "{error}");
+        BrokerConfig { insecure: true, ..open }.check().unwrap();
+        let small = BrokerConfig { segment_bytes: Bytes(4096), ..BrokerConfig::default() };
+        assert!(small.check().unwrap_err().to_string().contains("1 MiB"));
+    }
+}

@@ -1,0 +1,213 @@
+//! One shard's log on the device.
+//!
+//! Invariants:
+//! - a durable write goes through O_DSYNC; a plain one is durable only after a sync of its file;
+//! - an operation that failed is reported, never tried again;
+//! - buffers are owned by the ring until the operation ends.
+
+pub(crate) mod ahead;
+pub(crate) mod memory;
+pub(crate) mod recovery;
+pub(crate) mod segment;
+
+use ahead::Ahead;
+use memory::{BlockMemory, LogBlock};
+use ringmq_core::{Block, DiskError, SegmentFile};
+use segment::{Segments, failed};
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use crate::shard::signal::Waiters;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    segments: Segments,
+    memory: BlockMemory,
+    ahead: Ahead,
+    reads: Cell<usize>,
+    reads_max: usize,
+    readers: Waiters,
+}
+
+impl Disk {
+    pub(crate) fn new(
+        folder: PathBuf,
+        files: &[SegmentFile],
+        memory: BlockMemory,
+        zero_ahead_bytes: u64,
+        reads_max: usize,
+    ) -> Rc<Disk> {
+        Rc::new(Disk {
+            segments: Segments::new(folder, files),
+            memory,
+            ahead: Ahead::new(zero_ahead_bytes),
+            reads: Cell::new(0),
+            reads_max,
+            readers: Waiters::default(),
+        })
+    }
+
+    /// Says that a write is about to begin. To be called in the order of the log, before anything is
+    /// awaited.
+    pub(crate) fn announce(&self, position: u64, bytes: usize) {
+        self.ahead.log_writes(position, bytes as u64);
+    }
+
+    /// Writes a whole block that was announced.
+    pub(crate) async fn write(
+        &self,
+        position: u64,
+        block: &LogBlock,
+        durable: bool,
+    ) -> Result<(), DiskError> {
+        let bytes = block.bytes().len();
+        let operation = || format!("write {bytes} bytes at position {position}");
+        let Some(segment) = self.segments.at(position) else {
+            return Err(failed(operation(), "no segment has the position"));
+        };
+        assert!(position + bytes as u64 <= segment.end(), "a write lies in one segment");
+        let file = segment.file(durable).await?;
+        self.ahead.clear(position, bytes as u64).await;
+        match file.write_rc_at(block.shared(), position - segment.base).await {
+            Ok(written) if written == bytes => Ok(()),
+            Ok(written) => Err(failed(operation(), format!("only {written} were taken"))),
+            Err(error) => Err(failed(operation(), error)),
+        }
+    }
+
+    /// Makes durable what was written in the range.
+    pub(crate) async fn sync(&self, from: u64, to: u64) -> Result<(), DiskError> {
+        for segment in self.segments.within(from, to) {
+            let synced = segment.file(false).await?.fdatasync().await;
+            synced.map_err(|error| failed(format!("sync positions {from} to {to}"), error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a segment ready to be written.
+    pub(crate) async fn make_segment(&self, base: u64, bytes: u64) -> Result<(), DiskError> {
+        self.segments.make(base, bytes).await?;
+        self.ahead.look_again();
+        Ok(())
+    }
+
+    /// Reads a range that lies in one segment.
+    pub(crate) async fn read(&self, position: u64, bytes: usize) -> Result<LogBlock, DiskError> {
+        self.readers.wait_while(|| self.reads.get() >= self.reads_max).await;
+        self.reads.set(self.reads.get() + 1);
+        let result = self.read_now(position, bytes).await;
+        self.reads.set(self.reads.get() - 1);
+        self.readers.wake();
+        result
+    }
+
+    async fn read_now(&self, position: u64, bytes: usize) -> Result<LogBlock, DiskError> {
+        let operation = || format!("read {bytes} bytes at position {position}");
+        let Some(segment) = self.segments.at(position) else {
+            return Err(failed(operation(), "no segment has the position"));
+        };
+        let file = segment.file(false).await?;
+        let read = file.read_at_aligned(position - segment.base, bytes).await;
+        let block = self.memory.read(read.map_err(|error| failed(operation(), error))?);
+        match block.bytes().len() {
+            found if found == bytes => Ok(block),
+            found => Err(failed(operation(), format!("only {found} are there"))),
+        }
+    }
+
+    /// Keeps zeros ahead of the log until [`Disk::stop`].
+    pub(crate) async fn write_ahead(self: Rc<Self>) {
+        self.ahead.run(&self.segments, self.memory.clone()).await;
+    }
+
+    /// Ends [`Disk::write_ahead`].
+    pub(crate) fn stop(&self) {
+        self.ahead.stop();
+    }
+
+    /// Closes the files; nothing may be under way.
+    pub(crate) async fn close(&self) {
+        self.segments.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringmq_core::Memory;
+
+    const SEGMENT: u64 = 4 << 20;
+
+    /// Runs in an executor that has looked at a non-empty file first, as the broker's do.
+    fn on_disk(test: impl AsyncFnOnce(PathBuf) + 'static) {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().to_owned();
+        glommio::LocalExecutorBuilder::default().make().unwrap().run(async move {
+            crate::preflight::probe(&path.join("probe")).await.unwrap();
+            test(path).await;
+        });
+    }
+
+    fn filled(memory: &mut BlockMemory, bytes: usize, with: u8) -> LogBlock {
+        let mut block = memory.allocate(bytes);
+        block.bytes_mut().fill(with);
+        block
+    }
+
+    #[test]
+    fn what_is_written_is_read_over_segments() {
+        on_disk(async |path| {
+            let mut memory = BlockMemory::default();
+            let disk = Disk::new(path, &[], memory.clone(), 0, 2);
+            let write = filled(&mut memory, 4096, 1);
+            assert!(disk.write(0, &write, true).await.is_err(), "no segment yet");
+            for base in [0, SEGMENT] {
+                disk.make_segment(base, SEGMENT).await.unwrap();
+            }
+            for (position, durable) in [(0, true), (SEGMENT - 8192, false), (SEGMENT, true)] {
+                let block = filled(&mut memory, 8192, (position >> 12) as u8 | 1);
+                disk.announce(position, 8192);
+                disk.write(position, &block, durable).await.unwrap();
+            }
+            disk.sync(0, SEGMENT + 8192).await.unwrap();
+            let read = disk.read(SEGMENT - 8192, 8192).await.unwrap();
+            assert!(read.bytes().iter().all(|b| *b == ((SEGMENT - 8192) >> 12) as u8 | 1));
+            assert!(disk.read(2 * SEGMENT, 4096).await.is_err());
+            disk.close().await;
+        });
+    }
+
+    #[test]
+    fn zeros_run_ahead_and_never_over_the_log() {
+        on_disk(async |path| {
+            let mut memory = BlockMemory::default();
+            let disk = Disk::new(path, &[], memory.clone(), 2 << 20, 2);
+            disk.make_segment(0, SEGMENT).await.unwrap();
+            disk.make_segment(SEGMENT, SEGMENT).await.unwrap();
+            let ahead = glommio::spawn_local(Rc::clone(&disk).write_ahead()).detach();
+            let mut position = 0;
+            let mut step = 4096;
+            while position + step < 2 * SEGMENT {
+                let room = SEGMENT - position % SEGMENT;
+                let bytes = step.min(room) as usize;
+                let block = filled(&mut memory, bytes, 0xAB);
+                disk.announce(position, bytes);
+                disk.write(position, &block, true).await.unwrap();
+                position += bytes as u64;
+                step = if step > 200_000 { 4096 } else { step + 28_672 };
+            }
+            disk.stop();
+            ahead.await.unwrap();
+            let mut at = 0;
+            while at < position {
+                let bytes = (position - at).min(1 << 20) as usize;
+                let read = disk.read(at, bytes).await.unwrap();
+                assert!(read.bytes().iter().all(|b| *b == 0xAB), "at {at}");
+                at += bytes as u64;
+            }
+            disk.close().await;
+        });
+    }
+}

@@ -1,0 +1,130 @@
+//! The log's files before the shard serves: plain blocking calls on the shard's own thread.
+//!
+//! Invariant: nothing else has the files open; the page cache that this leaves is dropped by the kernel
+//! where O_DIRECT writes follow.
+
+use super::segment::{base_of, failed, file_name};
+use ringmq_core::{DiskError, LogFiles, SegmentFile};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// Zeros written at once.
+const WIPE_BYTES: usize = 1 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct RecoveryFiles {
+    folder: PathBuf,
+    segments: Vec<SegmentFile>,
+    open: Option<(SegmentFile, File)>,
+}
+
+impl RecoveryFiles {
+    /// Lists the segments of a folder and removes what a crash left half made.
+    pub(crate) fn open(folder: PathBuf) -> Result<RecoveryFiles, DiskError> {
+        let list = || -> std::io::Result<Vec<SegmentFile>> {
+            let mut segments = Vec::new();
+            for entry in fs::read_dir(&folder)? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.ends_with(".new") {
+                    fs::remove_file(entry.path())?;
+                } else if let Some(base) = base_of(&name) {
+                    segments.push(SegmentFile { base, bytes: entry.metadata()?.len() });
+                }
+            }
+            segments.sort_by_key(|segment| segment.base);
+            Ok(segments)
+        };
+        let segments = list().map_err(|e| failed(format!("list {}", folder.display()), e))?;
+        Ok(RecoveryFiles { folder, segments, open: None })
+    }
+
+    /// What is there.
+    pub(crate) fn list(&self) -> &[SegmentFile] {
+        &self.segments
+    }
+
+    fn file(&mut self, position: u64, bytes: u64) -> Result<(&File, u64), DiskError> {
+        let found = self.segments.iter().rev().find(|segment| segment.base <= position).copied();
+        let missing = || failed(format!("find position {position}"), "no segment has it");
+        let segment = found.ok_or_else(missing)?;
+        if position + bytes > segment.base + segment.bytes {
+            return Err(missing());
+        }
+        if self.open.as_ref().is_none_or(|(open, _)| *open != segment) {
+            let path = self.folder.join(file_name(segment.base));
+            let opened = OpenOptions::new().read(true).write(true).open(&path);
+            let file = opened.map_err(|e| failed(format!("open {}", path.display()), e))?;
+            self.open = Some((segment, file));
+        }
+        let (_, file) = self.open.as_ref().expect("opened above");
+        Ok((file, position - segment.base))
+    }
+}
+
+impl LogFiles for RecoveryFiles {
+    fn segments(&mut self) -> Result<Vec<SegmentFile>, DiskError> {
+        Ok(self.segments.clone())
+    }
+
+    fn read(&mut self, position: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        let (file, at) = self.file(position, out.len() as u64)?;
+        let operation = || format!("read {} bytes at position {position}", out.len());
+        let operation = operation();
+        file.read_exact_at(out, at).map_err(|e| failed(operation, e))
+    }
+
+    fn wipe(&mut self, position: u64, bytes: u64) -> Result<(), DiskError> {
+        let (file, at) = self.file(position, bytes)?;
+        let zeros = vec![0; WIPE_BYTES.min(usize::try_from(bytes).unwrap_or(WIPE_BYTES))];
+        let write = || -> std::io::Result<()> {
+            let mut done = 0;
+            while done < bytes {
+                let part = (bytes - done).min(zeros.len() as u64);
+                file.write_all_at(&zeros[..part as usize], at + done)?;
+                done += part;
+            }
+            file.sync_data()
+        };
+        write().map_err(|e| failed(format!("wipe {bytes} bytes at position {position}"), e))
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        for segment in &self.segments {
+            let path = self.folder.join(file_name(segment.base));
+            let synced = File::open(&path).and_then(|file| file.sync_data());
+            synced.map_err(|e| failed(format!("sync {}", path.display()), e))?;
+        }
+        let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|e| failed(format!("sync {}", self.folder.display()), e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_listed_read_wiped_and_leftovers_go() {
+        let dir = tempfile::tempdir().unwrap();
+        for base in [8192u64, 0] {
+            fs::write(dir.path().join(file_name(base)), vec![base as u8 | 1; 8192]).unwrap();
+        }
+        fs::write(dir.path().join("00000000000000016384.new"), b"half").unwrap();
+        let mut files = RecoveryFiles::open(dir.path().to_owned()).unwrap();
+        let bases: Vec<u64> = files.segments().unwrap().iter().map(|s| s.base).collect();
+        assert_eq!(bases, [0, 8192]);
+        assert!(!dir.path().join("00000000000000016384.new").exists());
+        let mut out = [0; 100];
+        files.read(8192 + 50, &mut out).unwrap();
+        assert_eq!(out, [1; 100]);
+        files.wipe(4096, 4096).unwrap();
+        files.read(4050, &mut out).unwrap();
+        assert_eq!((out[45], out[46]), (1, 0));
+        assert!(files.read(8150, &mut out).is_err(), "across two segments");
+        assert!(files.read(1 << 20, &mut out).is_err());
+        files.sync().unwrap();
+    }
+}

@@ -1,0 +1,75 @@
+//! The binary `ringmq-broker`.
+//!
+//! stdout is one line when the broker is ready; everything else goes to stderr. SIGTERM and SIGINT stop
+//! it in order; exit 0 then, 1 when it cannot start or stop, 2 for bad settings.
+
+use ringmq_broker::Broker;
+use ringmq_broker::config::{ConfigError, Layers, command};
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RINGMQ_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let matches = command().get_matches();
+    let layers = match layers(&matches) {
+        Ok(layers) => layers,
+        Err(error) => return bad_settings(&error),
+    };
+    let config = match layers.resolve() {
+        Ok(config) => config,
+        Err(error) => return bad_settings(&error),
+    };
+    if matches.get_flag("print_config") {
+        print!("{}", config.describe(&layers));
+        return ExitCode::SUCCESS;
+    }
+    if matches.get_flag("check_config") {
+        println!("the settings are fine");
+        return ExitCode::SUCCESS;
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringmq-broker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn layers(matches: &clap::ArgMatches) -> Result<Layers, ConfigError> {
+    let mut layers = Layers::default();
+    if let Some(path) = matches.get_one::<std::path::PathBuf>("config") {
+        layers.file(path)?;
+    }
+    layers.environment(std::env::vars())?;
+    layers.flags(matches)?;
+    Ok(layers)
+}
+
+fn bad_settings(error: &ConfigError) -> ExitCode {
+    use std::error::Error;
+    eprint!("ringmq-broker: {error}");
+    if let Some(source) = error.source() {
+        eprint!(": {source}");
+    }
+    eprintln!("\nTry --help, or --print-config for what is in force.");
+    ExitCode::from(2)
+}
+
+fn run(config: ringmq_broker::BrokerConfig) -> anyhow::Result<()> {
+    // Before any thread starts, so that all of them leave the signals to this one.
+    let signals = ringmq_broker::Signals::block()?;
+    let name = config.broker.clone();
+    let broker = Broker::start(config)?;
+    let http =
+        broker.http_address().map_or_else(|| "off".to_owned(), |address| address.to_string());
+    println!("ready broker={name} listen={} http={http}", broker.address());
+    std::io::stdout().flush()?;
+    let signal = signals.wait()?;
+    tracing::info!(signal, "stopping");
+    broker.stop()?;
+    tracing::info!("stopped");
+    Ok(())
+}

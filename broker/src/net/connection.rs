@@ -1,0 +1,411 @@
+//! One connection, and all connections of a core.
+//!
+//! Invariants:
+//! - one task reads; whoever has answers pushes them, the end of the turn sends them in one system call;
+//! - a socket that takes no more is left to one task that waits for it;
+//! - deadlines are looked at once a second for all connections, not by a timer each.
+
+use super::output::Output;
+use crate::disk::memory::LogBlock;
+use crate::shard::core::Core;
+use crate::sys;
+use futures_util::io::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use ringmq_core::{ConnectionId, Slice};
+use ringmq_schema::opcode::Opcode;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::shard::signal::Waiters;
+
+/// A refused connection may be written to for so long before it is cut: the client is to read why.
+const LINGER: Duration = Duration::from_secs(2);
+/// Memory for unfinished frames that a quiet connection keeps.
+const KEPT_BYTES: usize = 4 << 10;
+
+/// An unfinished frame.
+#[derive(Debug, Default)]
+pub(crate) struct Partial {
+    /// The first `filled` bytes count.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) filled: usize,
+    pub(crate) since: Option<Instant>,
+}
+
+impl Partial {
+    /// Keeps the beginning of a frame.
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return self.clear();
+        }
+        if self.bytes.len() < bytes.len() {
+            self.bytes.resize(bytes.len(), 0);
+        }
+        self.bytes[..bytes.len()].copy_from_slice(bytes);
+        self.filled = bytes.len();
+        self.since = Some(Instant::now());
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.filled = 0;
+        self.since = None;
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    stream: RefCell<TcpStream>,
+    /// The shard that serves it; `None` before `Hello`.
+    pub(crate) shard: Cell<Option<u16>>,
+    /// It is one more than the broker takes: to be told so.
+    pub(crate) is_surplus: bool,
+    /// Requests went to other cores, which must be told of its end.
+    pub(crate) reached_out: Cell<bool>,
+    pub(crate) partial: RefCell<Partial>,
+    pub(crate) is_to_flush: Cell<bool>,
+    output: RefCell<Output>,
+    is_blocked: Cell<bool>,
+    is_dead: Cell<bool>,
+    refused: Cell<Option<Instant>>,
+    in_flight: Cell<usize>,
+    in_flight_bytes: Cell<usize>,
+    /// One request at a time is timed: its correlation, and when it came.
+    timed: Cell<Option<(u64, Instant)>>,
+    opened: Instant,
+    active: Cell<Instant>,
+    progress: Cell<Instant>,
+    /// Its reader waits for output or requests in flight to shrink.
+    pub(crate) room: Waiters,
+}
+
+impl Connection {
+    fn new(id: ConnectionId, stream: TcpStream, is_surplus: bool) -> Connection {
+        let now = Instant::now();
+        Connection {
+            id,
+            stream: RefCell::new(stream),
+            shard: Cell::new(None),
+            is_surplus,
+            reached_out: Cell::new(false),
+            partial: RefCell::default(),
+            is_to_flush: Cell::new(false),
+            output: RefCell::default(),
+            is_blocked: Cell::new(false),
+            is_dead: Cell::new(false),
+            refused: Cell::new(None),
+            in_flight: Cell::new(0),
+            in_flight_bytes: Cell::new(0),
+            timed: Cell::new(None),
+            opened: now,
+            active: Cell::new(now),
+            progress: Cell::new(now),
+            room: Waiters::default(),
+        }
+    }
+
+    /// Reads what is there.
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_dead.get() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut stream = self.stream.borrow_mut();
+        let read = Pin::new(&mut *stream).poll_read(cx, into);
+        if let Poll::Ready(Ok(bytes)) = &read
+            && *bytes > 0
+        {
+            self.active.set(Instant::now());
+        }
+        read
+    }
+
+    /// A request was taken that will be answered.
+    pub(crate) fn requested(&self, opcode: Opcode, correlation: u64, bytes: usize) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.in_flight_bytes.set(self.in_flight_bytes.get() + bytes);
+        if opcode == Opcode::Produce && self.timed.get().is_none() {
+            self.timed.set(Some((correlation, Instant::now())));
+        }
+    }
+
+    /// An answer is there; returns how long the request took, in ns, if it is the one that is timed.
+    pub(crate) fn answered(&self, head: &[u8]) -> Option<u64> {
+        let in_flight = self.in_flight.get();
+        if in_flight > 0 {
+            // Which request had how many bytes is not worth a table: the average is taken off.
+            let bytes = self.in_flight_bytes.get();
+            self.in_flight_bytes.set(bytes - bytes / in_flight);
+            self.in_flight.set(in_flight - 1);
+        }
+        let (correlation, begun) = self.timed.get()?;
+        let answered = head.get(16..24)?.try_into().ok().map(u64::from_le_bytes)?;
+        if answered != correlation {
+            return None;
+        }
+        self.timed.set(None);
+        Some(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Whether it should be read no further for now.
+    pub(crate) fn is_full(&self, core: &Core) -> bool {
+        let config = &core.state.config;
+        !self.is_dead.get()
+            && (self.output.borrow().bytes() > config.max_output_bytes.as_usize()
+                || self.in_flight_bytes.get() > config.max_in_flight_bytes.as_usize())
+    }
+
+    /// Adds a frame to what is to be sent.
+    pub(crate) fn push(&self, head: &[u8], slices: &[Slice<LogBlock>]) {
+        if self.is_dead.get() {
+            return;
+        }
+        let mut output = self.output.borrow_mut();
+        if output.bytes() == 0 {
+            self.progress.set(Instant::now());
+        }
+        output.push(head);
+        for slice in slices {
+            output.push_slice(slice);
+        }
+    }
+
+    /// Sends as much as the socket takes now.
+    pub(crate) fn flush(self: &Rc<Self>, core: &Rc<Core>) {
+        if self.is_blocked.get() || self.is_dead.get() {
+            let most = core.state.config.max_output_bytes.as_usize().saturating_mul(4);
+            if self.output.borrow().bytes() > most {
+                tracing::info!(connection = self.id, "closed: it does not take its answers");
+                self.kill();
+            }
+            return;
+        }
+        match self.send() {
+            Ok(true) => self.sent_some(),
+            Ok(false) => {
+                self.is_blocked.set(true);
+                let (connection, core_of) = (Rc::clone(self), Rc::clone(core));
+                core.tasks.spawn(async move { connection.drain(&core_of).await });
+            }
+            Err(_) => self.kill(),
+        }
+    }
+
+    /// Sends until nothing is left (true) or the socket takes no more (false).
+    fn send(&self) -> io::Result<bool> {
+        let stream = self.stream.borrow();
+        let mut output = self.output.borrow_mut();
+        while output.bytes() > 0 {
+            let mut ranges: Vec<IoSlice<'_>> = Vec::with_capacity(8);
+            output.ranges(&mut ranges);
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let mut control = SendAncillaryBuffer::default();
+            let sent = match &ranges[..] {
+                [one] => rustix::net::send(sys::descriptor(&stream), one, flags),
+                all => rustix::net::sendmsg(sys::descriptor(&stream), all, &mut control, flags),
+            };
+            match sent {
+                Ok(bytes) => {
+                    drop(ranges);
+                    output.sent(bytes);
+                    self.active.set(Instant::now());
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    fn sent_some(&self) {
+        self.progress.set(Instant::now());
+        self.room.wake();
+        if self.refused.get().is_some() {
+            // The client reads the refusal, then the end; what it still sends is thrown away.
+            let _ = socket2::SockRef::from(&sys::descriptor(&self.stream.borrow()))
+                .shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Waits for the socket to take more, until nothing is left. glommio has no "writable" but a write.
+    async fn drain(self: Rc<Self>, core: &Rc<Core>) {
+        while !self.is_dead.get() {
+            let written = poll_fn(|cx| {
+                if self.is_dead.get() {
+                    return Poll::Ready(Ok(0));
+                }
+                let output = self.output.borrow();
+                Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, output.first())
+            })
+            .await;
+            match written {
+                Ok(bytes) => self.output.borrow_mut().sent(bytes),
+                Err(_) => self.kill(),
+            }
+            self.progress.set(Instant::now());
+            self.active.set(Instant::now());
+            self.room.wake();
+            if self.is_dead.get() {
+                break;
+            }
+            match self.send() {
+                Ok(true) => {
+                    self.is_blocked.set(false);
+                    self.sent_some();
+                    core.to_flush(self);
+                    return;
+                }
+                Ok(false) => {}
+                Err(_) => self.kill(),
+            }
+        }
+        self.output.borrow_mut().clear();
+    }
+
+    /// No more is read but to be thrown away; what waits is still sent.
+    pub(crate) fn refuse(&self) {
+        self.refused.set(Some(Instant::now()));
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.get().is_some()
+    }
+
+    /// Ends it now: its reader and writer notice.
+    pub(crate) fn kill(&self) {
+        if !self.is_dead.replace(true) {
+            let _ = socket2::SockRef::from(&sys::descriptor(&self.stream.borrow()))
+                .shutdown(Shutdown::Both);
+            self.room.wake();
+        }
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.is_dead.get()
+    }
+
+    /// A second descriptor of the same socket, for another core.
+    pub(crate) fn duplicate(&self) -> io::Result<std::os::fd::OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(sys::descriptor(&self.stream.borrow()), 3)?)
+    }
+
+    /// Why it is to be closed, if a deadline has passed.
+    fn overdue(&self, core: &Core, now: Instant) -> Option<&'static str> {
+        let config = &core.state.config;
+        let past = |since: Instant, limit: Duration| now.saturating_duration_since(since) > limit;
+        if let Some(since) = self.refused.get() {
+            return past(since, LINGER).then_some("refused");
+        }
+        if self.shard.get().is_none() && past(self.opened, config.handshake_timeout) {
+            return Some("no Hello came in time");
+        }
+        if self.output.borrow().bytes() > 0 && past(self.progress.get(), config.send_timeout) {
+            return Some("it does not take its answers");
+        }
+        // A reader that was made to wait is not the client's delay.
+        let partial = self.partial.borrow();
+        if partial.since.is_some_and(|since| past(since, config.frame_timeout))
+            && self.room.is_empty()
+        {
+            return Some("the rest of a frame did not come");
+        }
+        let silent = past(self.active.get(), config.idle_timeout);
+        (silent && self.in_flight.get() == 0).then_some("idle")
+    }
+}
+
+/// Spreads numbers that count up over a table.
+#[derive(Debug, Default)]
+pub(crate) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+}
+
+/// The connections of one core.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    next: Cell<ConnectionId>,
+    all: RefCell<HashMap<ConnectionId, Rc<Connection>, BuildHasherDefault<NumberHasher>>>,
+}
+
+impl Connections {
+    pub(crate) fn new(first: ConnectionId) -> Connections {
+        Connections { next: Cell::new(first + 1), all: RefCell::default() }
+    }
+
+    pub(crate) fn add(&self, stream: TcpStream, is_surplus: bool) -> Rc<Connection> {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let connection = Rc::new(Connection::new(id, stream, is_surplus));
+        self.all.borrow_mut().insert(id, Rc::clone(&connection));
+        connection
+    }
+
+    pub(crate) fn find(&self, id: ConnectionId) -> Option<Rc<Connection>> {
+        self.all.borrow().get(&id).cloned()
+    }
+
+    pub(crate) fn remove(&self, id: ConnectionId) {
+        self.all.borrow_mut().remove(&id);
+    }
+
+    /// Whether anything waits to be sent.
+    pub(crate) fn have_output(&self) -> bool {
+        let waits = |c: &Rc<Connection>| !c.is_dead() && c.output.borrow().bytes() > 0;
+        self.all.borrow().values().any(waits)
+    }
+
+    /// Closes those whose deadline has passed, and frees memory that quiet ones hold.
+    pub(crate) fn sweep(&self, core: &Core) {
+        let now = Instant::now();
+        for connection in self.all.borrow().values() {
+            if let Some(reason) = connection.overdue(core, now) {
+                tracing::debug!(connection = connection.id, reason, "closed");
+                connection.kill();
+            }
+            let mut partial = connection.partial.borrow_mut();
+            let is_quiet = now.saturating_duration_since(connection.active.get()).as_secs() >= 1;
+            if partial.filled == 0 && partial.bytes.len() > KEPT_BYTES && is_quiet {
+                *partial = Partial::default();
+            }
+        }
+    }
+
+    /// Closes all.
+    pub(crate) fn close_all(&self, _core: &Core) {
+        for connection in self.all.borrow().values() {
+            connection.kill();
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What waits to be sent on one connection.
+//!
+//! Invariants:
+//! - bytes leave in the order in which they were pushed;
+//! - large ranges of log blocks are sent from where they lie; small ones are copied, because a reference
+//!   count and an entry in a system call's list cost more than 16 KiB of copying.
+
+use crate::disk::memory::LogBlock;
+use crate::shard::core::bytes_of;
+use ringmq_core::Slice;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Ranges from this length on are not copied.
+const SHARED_BYTES_MIN: usize = 16 << 10;
+/// Ranges in one system call.
+const RANGES_MAX: usize = 64;
+/// Memory for copied bytes that an idle connection keeps.
+const KEPT_BYTES: usize = 16 << 10;
+
+#[derive(Debug)]
+enum Piece {
+    /// So many bytes of `copied`.
+    Copied(usize),
+    Shared(Slice<LogBlock>),
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Copied(bytes) => *bytes,
+            Piece::Shared(slice) => slice.range.len(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    pieces: VecDeque<Piece>,
+    copied: Vec<u8>,
+    /// Bytes at the front of `copied` that were sent.
+    copied_sent: usize,
+    bytes: usize,
+}
+
+impl Output {
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds bytes.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.copied.extend_from_slice(bytes);
+        self.bytes += bytes.len();
+        match self.pieces.back_mut() {
+            Some(Piece::Copied(length)) => *length += bytes.len(),
+            _ => self.pieces.push_back(Piece::Copied(bytes.len())),
+        }
+    }
+
+    /// Adds a range of a block.
+    pub(crate) fn push_slice(&mut self, slice: &Slice<LogBlock>) {
+        if slice.range.len() < SHARED_BYTES_MIN {
+            return self.push(bytes_of(slice));
+        }
+        self.bytes += slice.range.len();
+        let slice = Slice { block: std::rc::Rc::clone(&slice.block), range: slice.range.clone() };
+        self.pieces.push_back(Piece::Shared(slice));
+    }
+
+    /// What is to be sent first, for one system call.
+    pub(crate) fn ranges<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
+        let mut copied = &self.copied[self.copied_sent..];
+        for piece in self.pieces.iter().take(RANGES_MAX) {
+            match piece {
+                Piece::Copied(length) => {
+                    let (now, later) = copied.split_at(*length);
+                    into.push(IoSlice::new(now));
+                    copied = later;
+                }
+                Piece::Shared(slice) => into.push(IoSlice::new(bytes_of(slice))),
+            }
+        }
+    }
+
+    /// The bytes to be sent first.
+    pub(crate) fn first(&self) -> &[u8] {
+        match self.pieces.front() {
+            None => &[],
+            Some(Piece::Copied(length)) => &self.copied[self.copied_sent..][..*length],
+            Some(Piece::Shared(slice)) => bytes_of(slice),
+        }
+    }
+
+    /// So many bytes were sent.
+    pub(crate) fn sent(&mut self, mut bytes: usize) {
+        self.bytes -= bytes;
+        while bytes > 0 {
+            let piece = self.pieces.front_mut().expect("no more is sent than waits");
+            let part = bytes.min(piece.len());
+            match piece {
+                Piece::Copied(length) => {
+                    *length -= part;
+                    self.copied_sent += part;
+                }
+                Piece::Shared(slice) => slice.range.start += part as u32,
+            }
+            if piece.len() == 0 {
+                self.pieces.pop_front();
+            }
+            bytes -= part;
+        }
+        if self.pieces.is_empty() {
+            self.copied.clear();
+            self.copied_sent = 0;
+            self.copied.shrink_to(KEPT_BYTES);
+        }
+    }
+
+    /// Throws everything away.
+    pub(crate) fn clear(&mut self) {
+        *self = Output::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::memory::BlockMemory;
+    use ringmq_core::{Block, Memory};
+    use std::rc::Rc;
+
+    #[test]
+    fn bytes_leave_in_order_however_they_are_cut() {
+        glommio::LocalExecutorBuilder::default().make().unwrap().run(async {
+            let mut block = BlockMemory::default().allocate(64 << 10);
+            for (i, byte) in block.bytes_mut().iter_mut().enumerate() {
+                *byte = (i / 7) as u8;
+            }
+            let block = Rc::new(block);
+            for step in [1usize, 1000, 17_000, 1 << 20] {
+                let (mut output, mut expected) = (Output::default(), Vec::new());
+                for range in [0..10u32, 100..20_000, 0..16_384, 5..6] {
+                    output.push(b"head");
+                    expected.extend_from_slice(b"head");
+                    let slice = Slice { block: Rc::clone(&block), range };
+                    expected.extend_from_slice(bytes_of(&slice));
+                    output.push_slice(&slice);
+                }
+                let mut got = Vec::new();
+                while output.bytes() > 0 {
+                    let mut ranges = Vec::new();
+                    output.ranges(&mut ranges);
+                    assert_eq!(&ranges[0][..], output.first());
+                    let all: Vec<u8> = ranges.iter().flat_map(|r| r.to_vec()).collect();
+                    assert_eq!(all.len(), output.bytes());
+                    let part = step.min(all.len());
+                    got.extend_from_slice(&all[..part]);
+                    output.sent(part);
+                }
+                assert_eq!(got, expected, "step {step}");
+                assert!(output.first().is_empty() && output.copied.is_empty());
+            }
+        });
+    }
+}

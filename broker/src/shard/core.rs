@@ -1,0 +1,387 @@
+//! One core: its shards, its connections, and the loop that drives them.
+//!
+//! Invariants:
+//! - a shard is never entered while it is being driven: what its actions cause comes later;
+//! - actions are carried out in order, before the outbox is used again;
+//! - no `RefCell` is borrowed across an `await`.
+
+use super::mesh::{Outgoing, Parcel};
+use super::signal::{Signal, Tasks, Waiters};
+use super::state::BrokerState;
+use crate::control::Latency;
+use crate::disk::Disk;
+use crate::disk::memory::{BlockMemory, LogBlock};
+use crate::net::connection::{Connection, Connections};
+use ringmq_core::peer::PeerMessage;
+use ringmq_core::{Action, Block, ConnectionId, Input, Now, Outbox, Shard, Slice};
+use ringmq_schema::build::FrameBuilder;
+use ringmq_schema::frame::{self, Frame};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes received at once, for all connections of the core.
+const RECEIVE_BYTES: usize = 256 << 10;
+/// The core's number stands in the highest bits of a connection's.
+const CORE_SHIFT: u32 = 48;
+
+/// A shard and what belongs to it.
+pub(crate) struct Slot {
+    pub(crate) number: u16,
+    pub(crate) shard: RefCell<Shard<BlockMemory>>,
+    pub(crate) disk: Rc<Disk>,
+    pub(crate) latency: RefCell<Latency>,
+    outbox: RefCell<Outbox<LogBlock>>,
+    has_requests: Cell<bool>,
+    pub(crate) was_ready: Cell<bool>,
+    pub(crate) has_stopped: Cell<bool>,
+}
+
+impl Slot {
+    pub(crate) fn new(
+        number: u16,
+        shard: Shard<BlockMemory>,
+        disk: Rc<Disk>,
+        outbox: Outbox<LogBlock>,
+    ) -> Slot {
+        Slot {
+            number,
+            shard: RefCell::new(shard),
+            disk,
+            latency: RefCell::new(Latency::default()),
+            outbox: RefCell::new(outbox),
+            has_requests: Cell::new(false),
+            was_ready: Cell::new(false),
+            has_stopped: Cell::new(false),
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Core {
+    pub(crate) id: usize,
+    pub(crate) state: Arc<BrokerState>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) connections: Connections,
+    /// Where every `recv` of the core goes: only unfinished frames are kept per connection.
+    pub(crate) receive: RefCell<Vec<u8>>,
+    pub(crate) frames: RefCell<FrameBuilder>,
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    /// Something is to be written, sent or looked at.
+    pub(crate) turn: Signal,
+    /// Readers that wait for a shard's backlog to shrink.
+    pub(crate) congested: Waiters,
+    /// Device operations and connections.
+    pub(crate) tasks: Rc<Tasks>,
+    /// Loops of the core itself.
+    pub(crate) loops: Rc<Tasks>,
+    pub(crate) mesh: Outgoing,
+    /// When a shard wants its next tick, in `Now::mono_us`.
+    pub(crate) wake: super::tick::Alarm,
+    pub(crate) finished: Signal,
+    has_finished: Cell<bool>,
+    to_flush: RefCell<Vec<Rc<Connection>>>,
+    peers: RefCell<VecDeque<(u16, u16, PeerMessage)>>,
+    delivers: Cell<bool>,
+}
+
+impl Core {
+    pub(crate) fn new(id: usize, state: Arc<BrokerState>, slots: Vec<Slot>) -> Rc<Core> {
+        let cores = state.cores;
+        Rc::new(Core {
+            id,
+            state,
+            slots,
+            connections: Connections::new((id as u64) << CORE_SHIFT),
+            receive: RefCell::new(vec![0; RECEIVE_BYTES]),
+            frames: RefCell::default(),
+            scratch: RefCell::default(),
+            turn: Signal::default(),
+            congested: Waiters::default(),
+            tasks: Rc::default(),
+            loops: Rc::default(),
+            mesh: Outgoing::new(cores),
+            wake: super::tick::Alarm::default(),
+            finished: Signal::default(),
+            has_finished: Cell::new(false),
+            to_flush: RefCell::default(),
+            peers: RefCell::default(),
+            delivers: Cell::new(false),
+        })
+    }
+
+    /// Where a shard of this core is in `slots`.
+    pub(crate) fn slot_of(&self, shard: u16) -> Option<usize> {
+        let here = shard < self.state.shards() && self.state.core_of(shard) == self.id;
+        here.then(|| usize::from(shard) / self.state.cores)
+    }
+
+    /// Hands a request to a shard, wherever it runs. `bytes` are the whole frame.
+    pub(crate) fn request(
+        self: &Rc<Self>,
+        now: Now,
+        shard: u16,
+        connection: ConnectionId,
+        frame: Frame<'_>,
+        bytes: &[u8],
+    ) {
+        match self.slot_of(shard) {
+            Some(at) => {
+                if !self.slots[at].has_requests.replace(true) {
+                    self.turn.set();
+                }
+                self.drive(at, now, Input::Request { connection, frame });
+            }
+            None => {
+                let parcel = Parcel::Request { shard, connection, frame: bytes.to_vec() };
+                self.mesh.send(self.state.core_of(shard), parcel);
+            }
+        }
+    }
+
+    /// One step of a shard, and everything that follows from it on this core.
+    pub(crate) fn drive(self: &Rc<Self>, at: usize, now: Now, input: Input<'_, LogBlock>) {
+        self.step(at, now, input);
+        if self.delivers.replace(true) {
+            return;
+        }
+        loop {
+            let next = self.peers.borrow_mut().pop_front();
+            let Some((from, to, message)) = next else { break };
+            if let Some(at) = self.slot_of(to) {
+                self.step(at, now, Input::Peer { from, message });
+            }
+        }
+        self.delivers.set(false);
+    }
+
+    fn step(self: &Rc<Self>, at: usize, now: Now, input: Input<'_, LogBlock>) {
+        let slot = &self.slots[at];
+        let mut out = slot.outbox.take();
+        slot.shard.borrow_mut().handle(now, input, &mut out);
+        self.carry_out(at, &mut out);
+        slot.outbox.replace(out);
+    }
+
+    /// Carries out what opening the shard left behind.
+    pub(crate) fn begin(self: &Rc<Self>, at: usize) {
+        let mut out = self.slots[at].outbox.take();
+        self.carry_out(at, &mut out);
+        self.slots[at].outbox.replace(out);
+    }
+
+    fn carry_out(self: &Rc<Self>, at: usize, out: &mut Outbox<LogBlock>) {
+        if out.actions.is_empty() {
+            return;
+        }
+        let slot = &self.slots[at];
+        let Outbox { actions, heads, slices } = out;
+        for action in actions.drain(..) {
+            match action {
+                Action::Write { write, position, block, durable } => {
+                    self.write(at, write, position, block, durable);
+                }
+                Action::Sync { sync, from, to } => self.sync(at, sync, from, to),
+                Action::MakeSegment { base, bytes } => {
+                    let core = Rc::clone(self);
+                    self.tasks.spawn(async move {
+                        let result = core.slots[at].disk.make_segment(base, bytes).await;
+                        core.complete(at, Input::SegmentReady { base, result });
+                    });
+                }
+                Action::Read { read, position, bytes } => {
+                    let core = Rc::clone(self);
+                    self.tasks.spawn(async move {
+                        let result = core.slots[at].disk.read(position, bytes as usize).await;
+                        core.complete(at, Input::Read { read, result: result.map(Rc::new) });
+                    });
+                }
+                Action::Answer { connection, head, slices: range } => {
+                    self.answer(slot, connection, &heads[head], &slices[range]);
+                }
+                Action::Peer { to, message } => match self.slot_of(to) {
+                    Some(_) => self.peers.borrow_mut().push_back((slot.number, to, message)),
+                    None => {
+                        let parcel = Parcel::Peer { from: slot.number, to, message };
+                        self.mesh.send(self.state.core_of(to), parcel);
+                    }
+                },
+                Action::Topic(change) => self.state.control.topic(change),
+                Action::WatchRoute { topic } => self.state.control.watch(topic, slot.number),
+                Action::Stopped => {
+                    if !slot.has_stopped.replace(true) {
+                        self.state.shard_has_stopped();
+                    }
+                }
+            }
+        }
+        out.clear();
+    }
+
+    fn write(
+        self: &Rc<Self>,
+        at: usize,
+        write: u64,
+        position: u64,
+        block: Rc<LogBlock>,
+        durable: bool,
+    ) {
+        self.slots[at].disk.announce(position, block.bytes().len());
+        let core = Rc::clone(self);
+        self.tasks.spawn(async move {
+            let begun = Instant::now();
+            let result = core.slots[at].disk.write(position, &block, durable).await;
+            if durable {
+                core.flush_took(at, begun);
+            }
+            core.complete(at, Input::Written { write, result });
+        });
+    }
+
+    fn sync(self: &Rc<Self>, at: usize, sync: u64, from: u64, to: u64) {
+        let core = Rc::clone(self);
+        self.tasks.spawn(async move {
+            let begun = Instant::now();
+            let result = core.slots[at].disk.sync(from, to).await;
+            core.flush_took(at, begun);
+            core.complete(at, Input::Synced { sync, result });
+        });
+    }
+
+    fn flush_took(&self, at: usize, begun: Instant) {
+        let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.slots[at].latency.borrow_mut().flush.saturating_record(nanos);
+    }
+
+    /// A device operation ended.
+    fn complete(self: &Rc<Self>, at: usize, input: Input<'_, LogBlock>) {
+        self.drive(at, self.state.now(), input);
+        self.turn.set();
+    }
+
+    fn answer(
+        self: &Rc<Self>,
+        slot: &Slot,
+        connection: ConnectionId,
+        head: &[u8],
+        slices: &[Slice<LogBlock>],
+    ) {
+        let core = (connection >> CORE_SHIFT) as usize;
+        if core != self.id {
+            let run: usize = slices.iter().map(|slice| slice.range.len()).sum();
+            let mut frame = Vec::with_capacity(head.len() + run);
+            frame.extend_from_slice(head);
+            for slice in slices {
+                frame.extend_from_slice(bytes_of(slice));
+            }
+            self.mesh.send(core, Parcel::Answer { connection, frame });
+            return;
+        }
+        let Some(connection) = self.connections.find(connection) else { return };
+        if let Some(took) = connection.answered(head) {
+            slot.latency.borrow_mut().append.saturating_record(took);
+        }
+        connection.push(head, slices);
+        self.to_flush(connection);
+    }
+
+    /// Sends what the connection has at the end of the turn.
+    pub(crate) fn to_flush(&self, connection: Rc<Connection>) {
+        if !connection.is_to_flush.replace(true) {
+            self.to_flush.borrow_mut().push(connection);
+            self.turn.set();
+        }
+    }
+
+    /// Takes a parcel from another core.
+    pub(crate) fn take_parcel(self: &Rc<Self>, parcel: Parcel) {
+        let now = self.state.now();
+        match parcel {
+            Parcel::Connection { fd, head } => crate::net::serve::adopt(self, fd, head),
+            Parcel::Request { shard, connection, frame: bytes } => {
+                // The other core parsed it: it is whole and within the limits.
+                if let Ok(Some(frame)) = frame::parse(&bytes, u32::MAX) {
+                    self.request(now, shard, connection, frame, &bytes);
+                }
+            }
+            Parcel::Answer { connection, frame } => {
+                let Some(connection) = self.connections.find(connection) else { return };
+                connection.answered(&frame);
+                connection.push(&frame, &[]);
+                self.to_flush(connection);
+            }
+            Parcel::Closed { connection } => self.closed(now, connection),
+            Parcel::Peer { from, to, message } => {
+                if let Some(at) = self.slot_of(to) {
+                    self.drive(at, now, Input::Peer { from, message });
+                    self.turn.set();
+                }
+            }
+        }
+    }
+
+    /// Tells the shards of this core that a connection is gone.
+    pub(crate) fn closed(self: &Rc<Self>, now: Now, connection: ConnectionId) {
+        for at in 0..self.slots.len() {
+            self.drive(at, now, Input::ConnectionClosed { connection });
+        }
+        self.turn.set();
+    }
+
+    /// Ends every turn: builds units of what came together, sends answers, lets readers go on. Tasks that
+    /// were ready together run before it, so several connections share a turn.
+    pub(crate) async fn turns(self: Rc<Self>) {
+        while !self.has_finished.get() {
+            self.turn.wait().await;
+            let now = self.state.now();
+            for (at, slot) in self.slots.iter().enumerate() {
+                if slot.has_requests.take() {
+                    self.drive(at, now, Input::TurnEnd);
+                }
+            }
+            self.flush();
+            if !self.congested.is_empty() {
+                self.congested.wake();
+            }
+            let next = self.slots.iter().filter_map(|slot| slot.shard.borrow().next_wake()).min();
+            self.wake.sooner(next);
+        }
+    }
+
+    /// Sends everything that waits.
+    pub(crate) fn flush(self: &Rc<Self>) {
+        let mut connections = self.to_flush.take();
+        for connection in connections.drain(..) {
+            connection.is_to_flush.set(false);
+            connection.flush(self);
+        }
+        // The list keeps its memory; nothing was added meanwhile, sending adds no answers.
+        let mut list = self.to_flush.borrow_mut();
+        if list.is_empty() {
+            *list = connections;
+        }
+    }
+
+    /// Whether a shard of this core asks to read no more.
+    pub(crate) fn is_congested(&self, shard: u16) -> bool {
+        self.slot_of(shard).is_some_and(|at| self.slots[at].shard.borrow().is_congested())
+    }
+
+    /// Ends the core's loops.
+    pub(crate) fn finish(&self) {
+        self.has_finished.set(true);
+        self.turn.set();
+        self.wake.ring();
+    }
+
+    pub(crate) fn has_finished(&self) -> bool {
+        self.has_finished.get()
+    }
+}
+
+/// The bytes of a slice.
+pub(crate) fn bytes_of(slice: &Slice<LogBlock>) -> &[u8] {
+    &slice.block.bytes()[slice.range.start as usize..slice.range.end as usize]
+}

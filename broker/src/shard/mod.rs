@@ -1,0 +1,217 @@
+//! Executors: one a core, each with its shards, its connections and its part of the mesh.
+//!
+//! Invariants:
+//! - a shard, its disk and its connections live on one thread; other cores reach them by parcels only;
+//! - every task has an owner that waits for it ([`signal::Tasks`]); loops end by a flag, not by being
+//!   cancelled, because glommio leaks what is cancelled or left behind;
+//! - a panic on an executor ends the process.
+
+pub(crate) mod core;
+pub(crate) mod mesh;
+pub(crate) mod signal;
+pub(crate) mod state;
+pub(crate) mod tick;
+
+use crate::disk::Disk;
+use crate::disk::memory::BlockMemory;
+use crate::disk::recovery::RecoveryFiles;
+use crate::net;
+use anyhow::{Context, anyhow};
+use glommio::channels::channel_mesh::{FullMesh, MeshBuilder};
+use glommio::{LocalExecutorBuilder, Placement};
+use mesh::Parcel;
+use ringmq_core::{Outbox, Shard};
+use state::BrokerState;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use self::core::{Core, Slot};
+
+/// Memory that an executor registers on its rings: only reads of the tail of a segment and small
+/// buffers of glommio's own use it, blocks of the log come from the heap.
+const RING_MEMORY_BYTES: usize = 256 << 10;
+/// How long ready tasks keep the core before completions are looked at. glommio's default of 100 ms
+/// would hold acknowledgements back that long under load.
+const PREEMPT: Duration = Duration::from_micros(200);
+/// How long connections have to take their last answers when the broker stops.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What one executor needs to start.
+pub(crate) struct Start {
+    pub(crate) core: usize,
+    pub(crate) state: Arc<BrokerState>,
+    pub(crate) mesh: FullMesh<Parcel>,
+    /// The first core has the listener.
+    pub(crate) listener: Option<socket2::Socket>,
+    pub(crate) cpu: Option<usize>,
+    /// Told once, when the shards are open or cannot be opened.
+    pub(crate) opened: Sender<anyhow::Result<()>>,
+    /// Says that every core has opened its shards; closed without a word when one could not.
+    pub(crate) go: Receiver<()>,
+}
+
+/// The mesh for so many cores.
+pub(crate) fn mesh_of(cores: usize) -> FullMesh<Parcel> {
+    MeshBuilder::full(cores, mesh::CHANNEL_PARCELS)
+}
+
+/// Starts an executor on a thread of its own.
+pub(crate) fn spawn(start: Start) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+    let name = format!("ringmq-core-{}", start.core);
+    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        let _ends_process = EndsProcessOnPanic(name);
+        let placement = start.cpu.map_or(Placement::Unbound, Placement::Fixed);
+        let executor = LocalExecutorBuilder::new(placement)
+            .name("ringmq")
+            .io_memory(RING_MEMORY_BYTES)
+            .preempt_timer(PREEMPT)
+            .make();
+        let executor = match executor {
+            Ok(executor) => executor,
+            Err(error) => {
+                let reason = format!("cannot make an executor: {error}");
+                let _ = start.opened.send(Err(anyhow!(reason.clone())));
+                return Err(anyhow!(reason));
+            }
+        };
+        executor.run(run(start))
+    });
+    thread.context("cannot start a thread")
+}
+
+/// The other executors would go on as if nothing had happened, with a shard missing.
+struct EndsProcessOnPanic(String);
+
+impl Drop for EndsProcessOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "ringmq-broker: {} panicked (message above): the process ends, acknowledged messages \
+                 are on disk; please report this",
+                self.0
+            );
+            std::process::exit(70);
+        }
+    }
+}
+
+async fn run(start: Start) -> anyhow::Result<()> {
+    let Start { core: id, state, mesh, listener, opened, go, .. } = start;
+    // The first timer of an executor is some 9 ms late.
+    glommio::timer::sleep(Duration::from_micros(1)).await;
+    let slots = match open_shards(id, &state).await {
+        Ok(slots) => slots,
+        Err(error) => {
+            let _ = opened.send(Err(error));
+            return Ok(());
+        }
+    };
+    let _ = opened.send(Ok(()));
+    drop(opened);
+    // Blocks: nothing is served yet, and a core that waits in the mesh for one that failed waits for ever.
+    if go.recv().is_err() {
+        return Ok(());
+    }
+    let core = Core::new(id, state, slots);
+    let (senders, mut receivers) = mesh.join().await.map_err(|e| anyhow!("joining cores: {e}"))?;
+    let senders = Rc::new(senders);
+    for other in (0..core.state.cores).filter(|other| *other != id) {
+        let (core, senders) = (Rc::clone(&core), Rc::clone(&senders));
+        Rc::clone(&core.loops).spawn(async move { core.mesh.carry(other, senders).await });
+    }
+    for (from, receiver) in receivers.streams() {
+        if from == id {
+            continue;
+        }
+        let receiving = Rc::clone(&core);
+        core.loops.spawn(async move {
+            while let Some(parcel) = receiver.recv().await {
+                receiving.take_parcel(parcel);
+            }
+        });
+    }
+    core.loops.spawn(Rc::clone(&core).turns());
+    for at in 0..core.slots.len() {
+        core.loops.spawn(Rc::clone(&core.slots[at].disk).write_ahead());
+        core.begin(at);
+    }
+    core.loops.spawn(tick::run(Rc::clone(&core)));
+    if let Some(listener) = listener {
+        net::listen::start(&core, listener);
+    }
+    core.finished.wait().await;
+    end(core, senders).await;
+    Ok(())
+}
+
+/// Recovers the shards of a core, one after the other. Blocks: nothing is served yet.
+async fn open_shards(id: usize, state: &Arc<BrokerState>) -> anyhow::Result<Vec<Slot>> {
+    let probe = state.data.probe_path();
+    crate::preflight::probe(&probe).await.with_context(|| format!("{}", probe.display()))?;
+    let memory = BlockMemory::default();
+    let mut slots = Vec::new();
+    for number in (0..state.shards()).filter(|shard| state.core_of(*shard) == id) {
+        let folder = state.data.shard_path(number);
+        let config = state.config.shard(number, state.shards(), state.data.log_id(number));
+        let mut files = RecoveryFiles::open(folder.clone())?;
+        let disk = Disk::new(
+            folder.clone(),
+            files.list(),
+            memory.clone(),
+            state.config.zero_ahead_bytes.0,
+            state.config.reads_in_flight,
+        );
+        let mut out = Outbox::default();
+        let shard = Shard::open(config, memory.clone(), &mut files, state.now(), &mut out)
+            .with_context(|| format!("shard {number} in {} does not open", folder.display()))?;
+        let figures = shard.figures();
+        if figures.torn_bytes > 0 {
+            tracing::warn!(shard = number, bytes = figures.torn_bytes, "a torn tail was cut");
+        }
+        tracing::info!(
+            shard = number,
+            records = figures.replayed,
+            end = figures.flushed,
+            "recovered"
+        );
+        slots.push(Slot::new(number, shard, disk, out));
+    }
+    Ok(slots)
+}
+
+/// Everything begun has ended or had its time: sends the last answers, then ends every task.
+async fn end(core: Rc<Core>, senders: Rc<glommio::channels::channel_mesh::Senders<Parcel>>) {
+    core.flush();
+    within(LAST_WORDS, || !core.connections.have_output()).await;
+    core.connections.close_all(&core);
+    within(LAST_WORDS, || core.tasks.running() == 0).await;
+    for slot in &core.slots {
+        slot.disk.stop();
+    }
+    core.finish();
+    core.mesh.close();
+    // The carriers hold the senders; the other cores' receivers end when the channels close.
+    within(LAST_WORDS, || Rc::strong_count(&senders) == 1).await;
+    senders.close();
+    drop(senders);
+    within(LAST_WORDS, || core.loops.running() == 0).await;
+    if core.tasks.running() == 0 && core.loops.running() == 0 {
+        core.loops.ended().await;
+        for slot in &core.slots {
+            slot.disk.close().await;
+        }
+    } else {
+        tracing::warn!(core = core.id, "left tasks behind that did not end in time");
+    }
+}
+
+/// Waits for a condition, for so long at most.
+async fn within(limit: Duration, is_done: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_done() && begun.elapsed() < limit {
+        glommio::timer::sleep(Duration::from_millis(1)).await;
+    }
+}

@@ -1,0 +1,210 @@
+//! `group`.
+
+use std::time::Duration;
+
+use ringmq::{Admin, QueueLag};
+use serde::Serialize;
+
+use super::admin;
+use crate::args::{Global, GroupVerb, Reset};
+use crate::confirm;
+use crate::failure::Failure;
+use crate::output::{self, Column, age, age_or_dash, epoch_ms, milliseconds};
+use crate::values::Place;
+
+pub(super) async fn run(verb: &GroupVerb, global: &Global) -> Result<(), Failure> {
+    let admin = admin(global).await?;
+    match verb {
+        GroupVerb::Ls { prefix } => ls(prefix, &admin, global).await,
+        GroupVerb::Describe { group } => describe(group, &admin, global).await,
+        GroupVerb::Members { group } => members(group, &admin, global).await,
+        GroupVerb::Reset(args) => reset(args, &admin, global).await,
+        GroupVerb::Rm { group } => rm(group, &admin, global).await,
+    }
+}
+
+#[derive(Serialize)]
+struct NameRow {
+    name: String,
+}
+
+async fn ls(prefix: &str, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let names = admin.groups(prefix).await?.into_iter();
+    let rows: Vec<NameRow> = names.map(|name| NameRow { name }).collect();
+    const COLUMNS: &[Column<NameRow>] = &[Column::text("GROUP", |row: &NameRow| row.name.clone())];
+    output::list(global.output, "groups", &rows, COLUMNS)
+}
+
+#[derive(Serialize)]
+struct LagRow {
+    topic: String,
+    broker: String,
+    queue: u32,
+    committed_offset: Option<u64>,
+    min_offset: u64,
+    max_offset: u64,
+    lag_messages: u64,
+    lag_ms: Option<u64>,
+    committed_ms: Option<u64>,
+    owner: Option<String>,
+}
+
+const LAG_COLUMNS: &[Column<LagRow>] = &[
+    Column::text("TOPIC", |row: &LagRow| row.topic.clone()),
+    Column::text("BROKER", |row: &LagRow| row.broker.clone()),
+    Column::number("QUEUE", |row: &LagRow| row.queue.to_string()),
+    Column::number("COMMITTED", |row: &LagRow| {
+        row.committed_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string())
+    }),
+    Column::number("NEXT", |row: &LagRow| row.max_offset.to_string()),
+    Column::number("LAG", |row: &LagRow| row.lag_messages.to_string()),
+    Column::number("AGE", |row: &LagRow| age_or_dash(row.lag_ms.map(Duration::from_millis))),
+    Column::text("OWNER", |row: &LagRow| row.owner.clone().unwrap_or_else(|| "-".to_owned())),
+    Column::number("FIRST", |row: &LagRow| row.min_offset.to_string()).wide(),
+    Column::number("COMMITTED AT", |row: &LagRow| {
+        row.committed_ms.map_or_else(|| "-".to_owned(), |at| at.to_string())
+    })
+    .wide(),
+];
+
+async fn describe(group: &str, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let mut lag = admin.lag(group).await?;
+    lag.sort_by(|a, b| a.queue.cmp(&b.queue));
+    let rows: Vec<LagRow> = lag.iter().map(lag_row).collect();
+    output::list(global.output, "queues", &rows, LAG_COLUMNS)
+}
+
+fn lag_row(lag: &QueueLag) -> LagRow {
+    LagRow {
+        topic: lag.queue.topic.to_string(),
+        broker: lag.queue.broker.to_string(),
+        queue: lag.queue.id,
+        committed_offset: lag.committed,
+        min_offset: lag.min_offset,
+        max_offset: lag.max_offset,
+        lag_messages: lag.messages,
+        lag_ms: lag.age.map(milliseconds),
+        committed_ms: lag.committed_at.map(epoch_ms),
+        owner: lag.owner.clone(),
+    }
+}
+
+#[derive(Serialize)]
+struct MemberRow {
+    member: String,
+    client: String,
+    idle_ms: u64,
+    subscriptions: Vec<SubscriptionRow>,
+    queues: Vec<OwnedRow>,
+}
+
+#[derive(Serialize)]
+struct SubscriptionRow {
+    topic: String,
+    filter: String,
+}
+
+#[derive(Serialize)]
+struct OwnedRow {
+    topic: String,
+    broker: String,
+    queue: u32,
+    generation: u32,
+}
+
+const MEMBER_COLUMNS: &[Column<MemberRow>] = &[
+    Column::text("MEMBER", |row: &MemberRow| row.member.clone()),
+    Column::text("CLIENT", |row: &MemberRow| row.client.clone()),
+    Column::text("SUBSCRIPTIONS", |row: &MemberRow| {
+        let name = |s: &SubscriptionRow| match s.filter.as_str() {
+            "*" => s.topic.clone(),
+            filter => format!("{} ({filter})", s.topic),
+        };
+        row.subscriptions.iter().map(name).collect::<Vec<_>>().join(", ")
+    }),
+    Column::number("QUEUES", |row: &MemberRow| row.queues.len().to_string()),
+    Column::number("SEEN", |row: &MemberRow| {
+        format!("{} ago", age(Duration::from_millis(row.idle_ms)))
+    }),
+    Column::text("OWNS", |row: &MemberRow| {
+        let name = |q: &OwnedRow| format!("{}/{}/{}", q.topic, q.broker, q.queue);
+        row.queues.iter().map(name).collect::<Vec<_>>().join(" ")
+    })
+    .wide(),
+];
+
+async fn members(group: &str, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let description = admin.describe_group(group).await?;
+    let row = |member: ringmq::GroupMember| MemberRow {
+        member: member.id,
+        client: member.client,
+        idle_ms: milliseconds(member.idle),
+        subscriptions: member
+            .subscriptions
+            .into_iter()
+            .map(|(topic, filter)| SubscriptionRow { topic, filter })
+            .collect(),
+        queues: member
+            .queues
+            .into_iter()
+            .map(|owned| OwnedRow {
+                topic: owned.queue.topic.to_string(),
+                broker: owned.queue.broker.to_string(),
+                queue: owned.queue.id,
+                generation: owned.generation,
+            })
+            .collect(),
+    };
+    let rows: Vec<MemberRow> = description.members.into_iter().map(row).collect();
+    output::list(global.output, "members", &rows, MEMBER_COLUMNS)
+}
+
+#[derive(Serialize)]
+struct ResetRow {
+    topic: String,
+    broker: String,
+    queue: u32,
+    offset: u64,
+}
+
+const RESET_COLUMNS: &[Column<ResetRow>] = &[
+    Column::text("TOPIC", |row: &ResetRow| row.topic.clone()),
+    Column::text("BROKER", |row: &ResetRow| row.broker.clone()),
+    Column::number("QUEUE", |row: &ResetRow| row.queue.to_string()),
+    Column::number("OFFSET", |row: &ResetRow| row.offset.to_string()),
+];
+
+async fn reset(args: &Reset, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let place = match args.to {
+        Place::First => "the first message that is still there".to_owned(),
+        Place::Last => "the tail: what is there already is skipped".to_owned(),
+        Place::Ago(ago) => format!("what was stored {} ago", age(ago)),
+        Place::Time(time) => format!("what was stored from {} ms (UTC) on", epoch_ms(time)),
+        Place::Offset(offset) => format!("offset {offset} of every queue"),
+    };
+    let effect = format!("moves the group {} on {} to {place}", args.group, args.topic);
+    confirm::destructive(&effect, global.yes)?;
+    let moved = admin.reset_offsets(&args.group, &args.topic, args.to.seek()).await?;
+    let row = |(queue, offset): &(ringmq::Queue, u64)| ResetRow {
+        topic: queue.topic.to_string(),
+        broker: queue.broker.to_string(),
+        queue: queue.id,
+        offset: *offset,
+    };
+    let rows: Vec<ResetRow> = moved.iter().map(row).collect();
+    output::list(global.output, "queues", &rows, RESET_COLUMNS)
+}
+
+async fn rm(group: &str, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let description = admin.describe_group(group).await?;
+    let effect = format!(
+        "deletes the group {group} ({} members now) and the offsets it committed",
+        description.members.len()
+    );
+    confirm::destructive(&effect, global.yes)?;
+    admin.delete_group(group).await?;
+    if !global.quiet {
+        eprintln!("deleted {group}");
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! Groups and their members.
+
+use super::Admin;
+use super::types::{BrokerStatus, GroupDescription, GroupMember, OwnedQueue, ResetTo};
+use crate::connection::Request;
+use crate::error::{Error, ErrorKind, Result};
+use crate::route::Queue;
+use ringmq_schema::admin as wire;
+use ringmq_schema::consume as offsets;
+use ringmq_schema::error::Status;
+use ringmq_schema::names;
+use ringmq_schema::opcode::Opcode;
+use ringmq_schema::placement;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A group on one broker.
+pub(super) struct OnBroker {
+    pub(super) broker: BrokerStatus,
+    pub(super) group_id: u32,
+    pub(super) members: Vec<Member>,
+}
+
+/// A member as one broker knows it.
+pub(super) struct Member {
+    pub(super) id: (u64, u64),
+    client: String,
+    pub(super) subscriptions: Vec<(String, String)>,
+    /// Topic id, queue, generation.
+    queues: Vec<(u32, u32, u32)>,
+    idle: Duration,
+}
+
+impl Admin {
+    /// Names of groups that start with `prefix`, sorted.
+    pub async fn groups(&self, prefix: &str) -> Result<Vec<String>> {
+        let operation = "list groups";
+        let mut names = BTreeSet::new();
+        for broker in self.masters().await? {
+            let request = Request::new(Opcode::ListGroups, operation);
+            let answer = self.ask(&broker.address, request, |fbb| {
+                let prefix = Some(fbb.create_string(prefix));
+                wire::ListGroups::create(fbb, &wire::ListGroupsArgs { prefix })
+            });
+            let answer = answer.await.map_err(|error| error.on(broker.broker))?;
+            let table = answer.read::<wire::ListGroupsAnswer<'_>>(operation)?;
+            names.extend(table.groups().into_iter().flatten().map(|g| g.name().to_owned()));
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// A group and its members.
+    pub async fn describe_group(&self, group: &str) -> Result<GroupDescription> {
+        let mut members: HashMap<(u64, u64), GroupMember> = HashMap::new();
+        for on in self.group_on_brokers("describe group", group).await? {
+            for member in on.members {
+                let queues = self.owned(&on.broker, &member).await;
+                let Member { id, client, subscriptions, idle, .. } = member;
+                let known = members.entry(id).or_insert_with(|| GroupMember {
+                    id: member_name(id),
+                    client,
+                    subscriptions,
+                    queues: Vec::new(),
+                    idle,
+                });
+                known.queues.extend(queues);
+                known.idle = known.idle.min(idle);
+            }
+        }
+        let mut members: Vec<GroupMember> = members.into_values().collect();
+        members.iter_mut().for_each(|member| member.queues.sort_by(|a, b| a.queue.cmp(&b.queue)));
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(GroupDescription { name: group.to_owned(), members })
+    }
+
+    /// What a member owns on a broker, by names.
+    async fn owned(&self, broker: &BrokerStatus, member: &Member) -> Vec<OwnedQueue> {
+        let mut topics: HashMap<u32, Arc<str>> = HashMap::new();
+        for (topic, _) in &member.subscriptions {
+            // A topic that is gone names no queues.
+            if let Ok(route) = self.routes().get(topic).await
+                && let Some(master) = route.master(&broker.broker)
+            {
+                topics.insert(master.topic_id, Arc::clone(&route.topic));
+            }
+        }
+        let named = member.queues.iter().filter_map(|(topic, queue, generation)| {
+            let topic = Arc::clone(topics.get(topic)?);
+            let queue = Queue::new(topic, broker.broker.as_str(), *queue);
+            Some(OwnedQueue { queue, generation: *generation })
+        });
+        named.collect()
+    }
+
+    /// The group as each master broker that has it knows it.
+    pub(super) async fn group_on_brokers(
+        &self,
+        operation: &'static str,
+        group: &str,
+    ) -> Result<Vec<OnBroker>> {
+        names::check_group(group).map_err(|error| Error::invalid(operation, error).on(group))?;
+        let mut found = Vec::new();
+        for broker in self.masters().await? {
+            let shard = placement::shard_of_group(group, broker.shards);
+            let request = Request::new(Opcode::DescribeGroup, operation).shard(shard);
+            let answer = self.ask(&broker.address, request, |fbb| {
+                let name = Some(fbb.create_string(group));
+                wire::DescribeGroup::create(fbb, &wire::DescribeGroupArgs { name })
+            });
+            let answer = match answer.await {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                answer => answer.map_err(|e| e.on(format!("{group} on {}", broker.broker)))?,
+            };
+            let table = answer.read::<wire::DescribeGroupAnswer<'_>>(operation)?;
+            let Some(group) = table.group() else { continue };
+            let members = table.members().into_iter().flatten().map(|m| read_member(&m)).collect();
+            found.push(OnBroker { broker, group_id: group.id(), members });
+        }
+        if found.is_empty() {
+            let mut error = Error::of_status(operation, Status::UnknownGroup).on(group);
+            error.say("no broker knows a group of that name");
+            return Err(error);
+        }
+        Ok(found)
+    }
+
+    /// Creates a group on every broker; consumers do so by themselves.
+    pub async fn create_group(&self, group: &str) -> Result<()> {
+        let operation = "create group";
+        names::check_group(group).map_err(|error| Error::invalid(operation, error).on(group))?;
+        for broker in self.masters().await? {
+            self.asker().group_id(&broker.address.as_str().into(), group).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a group and its offsets on every broker.
+    pub async fn delete_group(&self, group: &str) -> Result<()> {
+        let operation = "delete group";
+        for on in self.group_on_brokers(operation, group).await? {
+            let request = Request::new(Opcode::DeleteGroup, operation);
+            let answer = self.ask(&on.broker.address, request, |fbb| {
+                let name = Some(fbb.create_string(group));
+                wire::DeleteGroup::create(fbb, &wire::DeleteGroupArgs { name })
+            });
+            answer.await.map_err(|e| e.on(format!("{group} on {}", on.broker.broker)))?;
+        }
+        Ok(())
+    }
+
+    /// Moves a group's committed offsets on a topic, also backwards; its members start there anew.
+    /// Returns where each queue stands then.
+    pub async fn reset_offsets(
+        &self,
+        group: &str,
+        topic: &str,
+        to: ResetTo,
+    ) -> Result<Vec<(Queue, u64)>> {
+        let operation = "reset offsets";
+        let route = self.route(topic).await.map_err(|error| error.during(operation))?;
+        let on_brokers = self.group_on_brokers(operation, group).await?;
+        let asker = self.asker();
+        let mut reset = Vec::new();
+        for master in route.masters() {
+            // Where the group never was, there is nothing to reset.
+            let Some(on) = on_brokers.iter().find(|on| on.broker.broker == *master.broker) else {
+                continue;
+            };
+            let mut by_shard: HashMap<u16, Vec<u32>> = HashMap::new();
+            for queue in 0..master.read_queues {
+                by_shard.entry(master.shard_of(queue)).or_default().push(queue);
+            }
+            for (shard, queues) in by_shard {
+                let offsets = match to.known() {
+                    Ok(offset) => queues.iter().map(|queue| (*queue, offset)).collect(),
+                    Err(at_ms) => {
+                        let at: Vec<_> =
+                            queues.iter().map(|queue| (master.topic_id, *queue, at_ms)).collect();
+                        let found = asker.search(&master.address, shard, &at).await?;
+                        found
+                            .iter()
+                            .map(|found| (found.queue(), found.offset()))
+                            .collect::<Vec<_>>()
+                    }
+                };
+                let entries: Vec<offsets::CommitEntry> = offsets
+                    .iter()
+                    .map(|(queue, to)| {
+                        offsets::CommitEntry::new(master.topic_id, *queue, *to, 0, 0)
+                    })
+                    .collect();
+                self.reset_on(&master.address, shard, on.group_id, &entries)
+                    .await
+                    .map_err(|error| error.on(format!("{group} on {topic}/{}", master.broker)))?;
+                reset.extend(offsets.into_iter().map(|(queue, offset)| {
+                    let (topic, broker) = (Arc::clone(&route.topic), Arc::clone(&master.broker));
+                    (Queue::new(topic, broker, queue), offset)
+                }));
+            }
+        }
+        reset.sort();
+        Ok(reset)
+    }
+
+    async fn reset_on(
+        &self,
+        address: &str,
+        shard: u16,
+        group: u32,
+        entries: &[offsets::CommitEntry],
+    ) -> Result<()> {
+        let operation = "reset offsets";
+        let request = Request::new(Opcode::ResetOffsets, operation).shard(shard);
+        let answer = self.ask(address, request, |fbb| {
+            let entries = Some(fbb.create_vector(entries));
+            offsets::ResetOffsets::create(fbb, &offsets::ResetOffsetsArgs { group, entries })
+        });
+        let answer = answer.await?;
+        let table = answer.read::<offsets::CommitOffsetsAnswer<'_>>(operation)?;
+        let mut statuses = table.entries().into_iter().flatten().map(|entry| entry.status());
+        match statuses.find(|status| *status != 0) {
+            Some(status) => Err(Error::of_status(operation, Status::from_code(status))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A member's identity as text.
+pub(super) fn member_name(id: (u64, u64)) -> String {
+    uuid::Uuid::from_u64_pair(id.0, id.1).hyphenated().to_string()
+}
+
+fn read_member(member: &wire::GroupMember<'_>) -> Member {
+    let subscriptions = member.subscriptions().into_iter().flatten().map(|subscription| {
+        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        (text(subscription.topic()), text(subscription.expression()))
+    });
+    let queues = member.queues().into_iter().flatten();
+    Member {
+        id: (member.member_high(), member.member_low()),
+        client: member.client().unwrap_or_default().to_owned(),
+        subscriptions: subscriptions.collect(),
+        queues: queues.map(|queue| (queue.topic(), queue.queue(), queue.generation())).collect(),
+        idle: Duration::from_millis(member.idle_ms()),
+    }
+}

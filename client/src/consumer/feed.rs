@@ -1,0 +1,664 @@
+//! The queues that a consumer holds, their fetched records, and how far each is consumed.
+//!
+//! Fetch loops put in, listeners and polls take out; one lock, held briefly.
+//!
+//! Invariants:
+//! - `unfinished` holds, in order, every offset that was fetched and is not consumed, and consumed ones
+//!   behind the first such: a queue's position is its front, or where fetching goes on when it is empty;
+//! - a queue is in at most one fetch at a time (`asked`), and an answer counts only for queues that still
+//!   wait for that very fetch;
+//! - a queue that was taken away and came back has another `Held` id: nothing old touches it.
+
+use crate::connection::Answer;
+use crate::error::Result;
+use crate::filter::Filter;
+use crate::record::Record;
+use crate::route::Queue;
+use bytes::Bytes;
+use ringmq_schema::consume::{FetchAnswer, FetchedQueue};
+use ringmq_schema::error::Status;
+use ringmq_schema::record as wire;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Identity of one holding of a queue.
+pub(super) type HeldId = u64;
+
+/// Pause before a queue is asked for again that a broker refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+
+/// A broker's name and a shard of it.
+pub(super) type ShardKey = (Arc<str>, u16);
+
+/// A shard of a broker, and where that is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) broker: Arc<str>,
+    pub(crate) address: Arc<str>,
+    pub(crate) shard: u16,
+}
+
+/// A queue that is to be held.
+#[derive(Debug, Clone)]
+pub(super) struct Holding {
+    pub(super) queue: Arc<Queue>,
+    pub(super) place: Place,
+    pub(super) topic_id: u32,
+    /// The group's number on that broker.
+    pub(super) group_id: u32,
+    /// 0: not as a member.
+    pub(super) generation: u32,
+    pub(super) filter: Arc<Filter>,
+}
+
+/// How much may wait in the client per queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+}
+
+struct Held {
+    holding: Holding,
+    next_fetch: u64,
+    asked: Option<u64>,
+    waiting: VecDeque<Waiting>,
+    unfinished: VecDeque<(u64, bool)>,
+    /// Records not consumed, and their bytes.
+    records: usize,
+    bytes: usize,
+    in_process: usize,
+    committed: Option<u64>,
+    /// In the list of queues with something to take.
+    listed: bool,
+    revoked: bool,
+    paused: bool,
+    blocked_until: Option<Instant>,
+    /// Wakes the shard's fetch loop.
+    fetcher: Arc<Notify>,
+}
+
+/// A record that waits; verified when it is taken.
+enum Waiting {
+    Raw(Bytes),
+    Again(Record),
+}
+
+/// A record on its way to the user.
+pub(super) struct Taken {
+    pub(super) id: HeldId,
+    pub(super) offset: u64,
+    /// Bytes in the queue's account.
+    pub(super) bytes: usize,
+    /// `Err`: it cannot be read, says why.
+    pub(super) record: Result<Record, String>,
+    /// The tag is wanted.
+    pub(super) wanted: bool,
+}
+
+/// A queue in a fetch that is to be sent.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) id: HeldId,
+    pub(super) topic_id: u32,
+    pub(super) queue: u32,
+    pub(super) offset: u64,
+    pub(super) generation: u32,
+    pub(super) group_id: u32,
+    pub(super) filter: Arc<Filter>,
+}
+
+/// A fetch that is to be sent.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) token: u64,
+    pub(super) asks: Vec<Ask>,
+    pub(super) max_records: usize,
+}
+
+/// A position that is to be committed.
+#[derive(Debug, Clone)]
+pub(super) struct Commit {
+    pub(super) id: HeldId,
+    pub(super) holding: Holding,
+    pub(super) offset: u64,
+}
+
+#[derive(Default)]
+struct State {
+    held: HashMap<HeldId, Held>,
+    by_shard: HashMap<ShardKey, Vec<HeldId>>,
+    ready: VecDeque<HeldId>,
+    /// Failed records by when they are due.
+    delayed: BinaryHeap<Reverse<Delayed>>,
+    ids: u64,
+    stopped: bool,
+}
+
+struct Delayed {
+    due: Instant,
+    sequence: u64,
+    id: HeldId,
+    record: Record,
+}
+
+/// See the module.
+pub(super) struct Feed {
+    state: Mutex<State>,
+    room: Room,
+    /// One queue's records are given out one at a time.
+    orderly: bool,
+    /// Something can be taken. A taker that leaves something wakes the next.
+    pub(super) ready: Notify,
+    /// A failed record was put aside.
+    pub(super) delayed: Notify,
+    /// Something ended: a queue may be idle now.
+    pub(super) ended: Notify,
+}
+
+impl Feed {
+    pub(super) fn new(room: Room, orderly: bool) -> Feed {
+        Feed {
+            state: Mutex::default(),
+            room,
+            orderly,
+            ready: Notify::new(),
+            delayed: Notify::new(),
+            ended: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic happens with the state locked")
+    }
+
+    /// Begins to hold a queue, at `start`.
+    pub(super) fn hold(
+        &self,
+        holding: Holding,
+        start: u64,
+        committed: Option<u64>,
+        fetcher: Arc<Notify>,
+    ) {
+        let mut state = self.lock();
+        if state.stopped {
+            return;
+        }
+        state.ids += 1;
+        let id = state.ids;
+        let shard = (Arc::clone(&holding.place.broker), holding.place.shard);
+        state.by_shard.entry(shard).or_default().push(id);
+        fetcher.notify_one();
+        let held = Held {
+            holding,
+            next_fetch: start,
+            asked: None,
+            waiting: VecDeque::new(),
+            unfinished: VecDeque::new(),
+            records: 0,
+            bytes: 0,
+            in_process: 0,
+            committed,
+            listed: false,
+            revoked: false,
+            paused: false,
+            blocked_until: None,
+            fetcher,
+        };
+        state.held.insert(id, held);
+    }
+
+    /// What is held of a broker, revoked ones included.
+    pub(super) fn held_of(&self, broker: &str) -> Vec<(HeldId, Holding, bool)> {
+        let state = self.lock();
+        let of = state.held.iter().filter(|(_, held)| &*held.holding.place.broker == broker);
+        of.map(|(id, held)| (*id, held.holding.clone(), held.revoked)).collect()
+    }
+
+    /// Every queue that is held and not revoked, with its position, sorted.
+    pub(super) fn positions(&self) -> Vec<(Queue, u64)> {
+        let state = self.lock();
+        let held = state.held.values().filter(|held| !held.revoked);
+        let mut all: Vec<_> =
+            held.map(|held| ((*held.holding.queue).clone(), held.position())).collect();
+        all.sort();
+        all
+    }
+
+    /// The holding of a queue.
+    pub(super) fn find(&self, queue: &Queue) -> Option<(HeldId, Holding)> {
+        let state = self.lock();
+        let found =
+            state.held.iter().find(|(_, held)| *held.holding.queue == *queue && !held.revoked);
+        found.map(|(id, held)| (*id, held.holding.clone()))
+    }
+
+    /// No longer gives out what waits of a queue, and asks for no more.
+    pub(super) fn revoke(&self, id: HeldId) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(held) = state.held.get_mut(&id) else { return };
+        held.revoked = true;
+        held.waiting.clear();
+        let delayed = state.delayed.len();
+        state.delayed.retain(|delayed| delayed.0.id != id);
+        if self.orderly {
+            held.in_process -= delayed - state.delayed.len();
+        }
+    }
+
+    /// Forgets a queue at once: nothing of it counts any more.
+    pub(super) fn drop_held(&self, id: HeldId) {
+        let mut state = self.lock();
+        let Some(held) = state.held.remove(&id) else { return };
+        let shard = (Arc::clone(&held.holding.place.broker), held.holding.place.shard);
+        if let Some(ids) = state.by_shard.get_mut(&shard) {
+            ids.retain(|other| *other != id);
+        }
+        state.delayed.retain(|delayed| delayed.0.id != id);
+        drop(state);
+        self.ended.notify_waiters();
+    }
+
+    /// Whether nothing of the queue is with a listener.
+    pub(super) fn is_idle(&self, id: HeldId) -> bool {
+        self.lock().held.get(&id).is_none_or(|held| held.in_process == 0)
+    }
+
+    /// Whether nothing at all is with a listener.
+    pub(super) fn is_all_idle(&self) -> bool {
+        self.lock().held.values().all(|held| held.in_process == 0)
+    }
+
+    /// Gives out nothing more.
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+    }
+
+    pub(super) fn pause(&self, queue: &Queue, paused: bool) {
+        let mut state = self.lock();
+        let State { held, ready, .. } = &mut *state;
+        for (id, held) in held.iter_mut().filter(|(_, held)| *held.holding.queue == *queue) {
+            held.paused = paused;
+            if held.can_give(self.orderly) && !std::mem::replace(&mut held.listed, true) {
+                ready.push_back(*id);
+            }
+            held.fetcher.notify_one();
+        }
+        self.ready.notify_one();
+    }
+
+    /// Goes to another offset; what was fetched is forgotten.
+    pub(super) fn seek(&self, id: HeldId, offset: u64) {
+        if let Some(held) = self.lock().held.get_mut(&id) {
+            held.waiting.clear();
+            held.unfinished.clear();
+            (held.records, held.bytes) = (0, 0);
+            held.next_fetch = offset;
+            held.asked = None;
+            // Also a step back is to be committed.
+            held.committed = None;
+            held.fetcher.notify_one();
+        }
+    }
+
+    /// Which queues of a shard are to be fetched now; they count as asked from here on. `Err`: none, but
+    /// one may be at that time.
+    pub(super) fn plan(&self, broker: &Arc<str>, shard: u16) -> Result<Plan, Option<Instant>> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.stopped {
+            return Err(None);
+        }
+        state.ids += 1;
+        let token = state.ids;
+        let State { held, by_shard, .. } = &mut *state;
+        let ids = by_shard.get(&(Arc::clone(broker), shard)).map_or(&[][..], Vec::as_slice);
+        let (mut asks, mut max_records, mut later) = (Vec::new(), 0, None::<Instant>);
+        for id in ids {
+            let held = held.get_mut(id).expect("by_shard names what is held");
+            if let Some(until) = held.blocked_until
+                && until > now
+            {
+                later = Some(later.map_or(until, |later| later.min(until)));
+                continue;
+            }
+            if !held.wants_more(self.room) {
+                continue;
+            }
+            held.blocked_until = None;
+            held.asked = Some(token);
+            max_records += self.room.records - held.records;
+            asks.push(Ask {
+                id: *id,
+                topic_id: held.holding.topic_id,
+                queue: held.holding.queue.id,
+                offset: held.next_fetch,
+                generation: held.holding.generation,
+                group_id: held.holding.group_id,
+                filter: Arc::clone(&held.holding.filter),
+            });
+        }
+        if asks.is_empty() { Err(later) } else { Ok(Plan { token, asks, max_records }) }
+    }
+
+    /// A fetch failed: its queues may be asked for again.
+    pub(super) fn unask(&self, plan: &Plan) {
+        let mut state = self.lock();
+        for ask in &plan.asks {
+            if let Some(held) = state.held.get_mut(&ask.id)
+                && held.asked == Some(plan.token)
+            {
+                held.asked = None;
+            }
+        }
+    }
+
+    /// Takes a fetch's answer. Returns the queues that belong to somebody else now, already dropped.
+    pub(super) fn answered(&self, plan: &Plan, answer: &Answer) -> Result<Vec<HeldId>> {
+        let table = answer.read::<FetchAnswer<'_>>("fetch")?;
+        let run = answer.run();
+        let asks: HashMap<(u32, u32), HeldId> =
+            plan.asks.iter().map(|ask| ((ask.topic_id, ask.queue), ask.id)).collect();
+        let mut fenced = Vec::new();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let live = |state: &State, id: &HeldId| {
+            state.held.get(id).is_some_and(|held| held.asked == Some(plan.token))
+        };
+        // Records first: their queues' next offsets lie behind them.
+        let (mut at, mut added) = (0, false);
+        while at < run.len() {
+            let (end, found) = wire::read_one(&run, at)
+                .map_err(|error| crate::error::Error::protocol("fetch", error))?;
+            if let Some(found) = found {
+                let header = found.header;
+                let id = asks.get(&(header.topic.get(), header.queue.get()));
+                if let Some(id) = id.filter(|id| live(state, id)) {
+                    let held = state.held.get_mut(id).expect("just found");
+                    if !held.revoked {
+                        held.add(header.offset.get(), run.slice(at..end));
+                        added = true;
+                        if held.can_give(self.orderly) && !std::mem::replace(&mut held.listed, true)
+                        {
+                            state.ready.push_back(*id);
+                        }
+                    }
+                }
+            }
+            at = end;
+        }
+        for fetched in table.queues().into_iter().flatten() {
+            let Some(id) = asks.get(&(fetched.topic(), fetched.queue())) else { continue };
+            if live(state, id) {
+                let held = state.held.get_mut(id).expect("just found");
+                if held.go_on(fetched) {
+                    fenced.push(*id);
+                }
+            }
+        }
+        for ask in &plan.asks {
+            if live(state, &ask.id) {
+                state.held.get_mut(&ask.id).expect("just found").asked = None;
+            }
+        }
+        drop(guard);
+        if added {
+            self.ready.notify_one();
+        }
+        for id in &fenced {
+            self.drop_held(*id);
+        }
+        Ok(fenced)
+    }
+
+    /// The next record, of each queue in turn.
+    pub(super) fn take(&self) -> Option<Taken> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.stopped {
+            return None;
+        }
+        loop {
+            let id = state.ready.pop_front()?;
+            let Some(held) = state.held.get_mut(&id) else { continue };
+            held.listed = false;
+            if !held.can_give(self.orderly) {
+                continue;
+            }
+            let Some(waiting) = held.waiting.pop_front() else { continue };
+            held.in_process += 1;
+            if held.can_give(self.orderly) {
+                held.listed = true;
+                state.ready.push_back(id);
+            }
+            let queue = Arc::clone(&held.holding.queue);
+            let filter = Arc::clone(&held.holding.filter);
+            let more = !state.ready.is_empty();
+            drop(guard);
+            if more {
+                self.ready.notify_one();
+            }
+            return Some(open(id, &queue, &filter, waiting));
+        }
+    }
+
+    /// A record was consumed (or is not to be).
+    pub(super) fn finish(&self, id: HeldId, offset: u64, bytes: usize) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(held) = state.held.get_mut(&id) else { return };
+        held.in_process -= 1;
+        held.finish(offset, bytes);
+        let idle = held.in_process == 0;
+        if held.asked.is_none() && held.wants_more(self.room) {
+            held.fetcher.notify_one();
+        }
+        self.relist(state, id);
+        let wake = idle && (state.stopped || state.held.get(&id).is_some_and(|h| h.revoked));
+        drop(guard);
+        if wake {
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// A record is to be delivered again after a pause. An orderly queue waits for it.
+    pub(super) fn again(&self, id: HeldId, record: Record, pause: Duration) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(held) = state.held.get_mut(&id) else { return };
+        let keep = !held.revoked && !state.stopped;
+        if !self.orderly || !keep {
+            held.in_process -= 1;
+        }
+        if keep {
+            state.ids += 1;
+            let (due, sequence) = (Instant::now() + pause, state.ids);
+            state.delayed.push(Reverse(Delayed { due, sequence, id, record: record.again() }));
+            self.relist(state, id);
+        }
+        drop(guard);
+        self.delayed.notify_one();
+        self.ended.notify_waiters();
+    }
+
+    /// Makes failed records ready that are due; says when the next is.
+    pub(super) fn redeliver(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut next = None;
+        while let Some(Reverse(first)) = state.delayed.peek() {
+            if first.due > now {
+                next = Some(first.due);
+                break;
+            }
+            let Some(Reverse(Delayed { id, record, .. })) = state.delayed.pop() else { break };
+            let Some(held) = state.held.get_mut(&id) else { continue };
+            held.waiting.push_front(Waiting::Again(record));
+            if self.orderly {
+                held.in_process -= 1;
+            }
+            self.relist(state, id);
+        }
+        let more = !state.ready.is_empty();
+        drop(guard);
+        if more {
+            self.ready.notify_one();
+        }
+        next
+    }
+
+    /// In-process orderly records that wait for their redelivery are given up.
+    pub(super) fn drop_delayed(&self) {
+        let mut state = self.lock();
+        for Reverse(delayed) in std::mem::take(&mut state.delayed) {
+            if let Some(held) = state.held.get_mut(&delayed.id)
+                && self.orderly
+            {
+                held.in_process -= 1;
+            }
+        }
+    }
+
+    fn relist(&self, state: &mut State, id: HeldId) {
+        let State { held, ready, .. } = state;
+        let Some(held) = held.get_mut(&id) else { return };
+        if held.can_give(self.orderly) && !std::mem::replace(&mut held.listed, true) {
+            ready.push_back(id);
+            self.ready.notify_one();
+        }
+    }
+
+    /// Positions that differ from what was committed; of one queue, or of all.
+    pub(super) fn to_commit(&self, only: Option<HeldId>) -> Vec<Commit> {
+        let state = self.lock();
+        let chosen = state.held.iter().filter(|(id, _)| only.is_none_or(|only| only == **id));
+        let changed = chosen.filter(|(_, held)| held.committed != Some(held.position()));
+        changed
+            .map(|(id, held)| Commit {
+                id: *id,
+                holding: held.holding.clone(),
+                offset: held.position(),
+            })
+            .collect()
+    }
+
+    pub(super) fn committed(&self, id: HeldId, offset: u64) {
+        if let Some(held) = self.lock().held.get_mut(&id) {
+            held.committed = Some(offset);
+        }
+    }
+}
+
+impl Held {
+    fn position(&self) -> u64 {
+        self.unfinished.front().map_or(self.next_fetch, |(offset, _)| *offset)
+    }
+
+    /// Half of the room must be free: fetches are large or wait.
+    fn wants_more(&self, room: Room) -> bool {
+        self.asked.is_none()
+            && !self.revoked
+            && !self.paused
+            && self.records <= room.records / 2
+            && self.bytes <= room.bytes / 2
+    }
+
+    fn can_give(&self, orderly: bool) -> bool {
+        let busy = orderly && self.in_process > 0;
+        !(self.waiting.is_empty() || self.revoked || self.paused || busy)
+    }
+
+    fn add(&mut self, offset: u64, bytes: Bytes) {
+        // Records before the offset asked for would be delivered twice.
+        if offset < self.next_fetch {
+            return;
+        }
+        self.next_fetch = offset + 1;
+        self.records += 1;
+        self.bytes += bytes.len();
+        self.unfinished.push_back((offset, false));
+        self.waiting.push_back(Waiting::Raw(bytes));
+    }
+
+    fn finish(&mut self, offset: u64, bytes: usize) {
+        let Ok(at) = self.unfinished.binary_search_by_key(&offset, |(offset, _)| *offset) else {
+            // A seek forgot it.
+            return;
+        };
+        self.unfinished[at].1 = true;
+        self.records -= 1;
+        self.bytes -= bytes;
+        while self.unfinished.front().is_some_and(|(_, done)| *done) {
+            self.unfinished.pop_front();
+        }
+    }
+
+    /// Takes over where the broker says fetching goes on. Returns whether the queue is fenced.
+    fn go_on(&mut self, fetched: &FetchedQueue) -> bool {
+        match (fetched.status() != 0).then(|| Status::from_code(fetched.status())) {
+            None => self.next_fetch = self.next_fetch.max(fetched.next_offset()),
+            Some(Status::OffsetOutOfRange) => {
+                let (min, max) = (fetched.min_offset(), fetched.high_watermark());
+                let to = self.next_fetch.clamp(min, max.max(min));
+                let queue = &self.holding.queue;
+                tracing::warn!(%queue, from = self.next_fetch, to, "offset out of range");
+                if to == self.next_fetch {
+                    self.blocked_until = Some(Instant::now() + REFUSED_PAUSE);
+                }
+                self.next_fetch = to;
+            }
+            Some(Status::Fenced | Status::UnknownMember) => return true,
+            Some(status) => {
+                let queue = &self.holding.queue;
+                tracing::warn!(%queue, %status, "the broker refuses to read a queue");
+                self.blocked_until = Some(Instant::now() + REFUSED_PAUSE);
+            }
+        }
+        false
+    }
+}
+
+fn open(id: HeldId, queue: &Arc<Queue>, filter: &Filter, waiting: Waiting) -> Taken {
+    match waiting {
+        Waiting::Again(record) => Taken {
+            id,
+            offset: record.offset(),
+            bytes: record.stored_bytes(),
+            record: Ok(record),
+            wanted: true,
+        },
+        Waiting::Raw(raw) => {
+            let bytes = raw.len();
+            let header = wire::read_one(&raw, 0).ok().and_then(|(_, found)| found);
+            let offset = header.expect("walked when it came").header.offset.get();
+            let record = Record::verify(queue, raw);
+            let wanted = record.as_ref().is_ok_and(|record| filter.matches(record.tag()));
+            Taken { id, offset, bytes, record, wanted }
+        }
+    }
+}
+
+impl PartialEq for Delayed {
+    fn eq(&self, other: &Delayed) -> bool {
+        self.sequence == other.sequence
+    }
+}
+
+impl Eq for Delayed {}
+
+impl PartialOrd for Delayed {
+    fn partial_cmp(&self, other: &Delayed) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Delayed {
+    fn cmp(&self, other: &Delayed) -> std::cmp::Ordering {
+        (self.due, self.sequence).cmp(&(other.due, other.sequence))
+    }
+}

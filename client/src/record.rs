@@ -1,0 +1,181 @@
+//! What a consumer receives: one stored message, still in the bytes that came from the socket.
+//!
+//! Invariants:
+//! - header checksum, payload checksum and flatbuffer were verified before a `Record` exists;
+//! - body and tag are ranges of `bytes`; nothing is copied until the user asks for it.
+
+use crate::message::{Flush, MessageId, time_of};
+use crate::route::Queue;
+use bytes::Bytes;
+use ringmq_schema::message;
+use ringmq_schema::record::{self, RecordHeader, RecordRef};
+use ringmq_schema::zerocopy::FromBytes;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A message as it lies in a queue. Cloning is cheap and shares the bytes; while any record of a fetch is
+/// kept, so are the bytes of that whole fetch (about 1 MiB).
+#[derive(Clone)]
+pub struct Record {
+    queue: Arc<Queue>,
+    bytes: Bytes,
+    body: Range<u32>,
+    tag: Range<u32>,
+    attempt: u32,
+}
+
+impl Record {
+    /// Verifies the record that lies in `bytes`, all of them.
+    pub(crate) fn verify(queue: &Arc<Queue>, bytes: Bytes) -> Result<Record, String> {
+        let (_, found) = record::read_one(&bytes, 0).map_err(|error| error.to_string())?;
+        let Some(found) = found else { return Err("a control record".to_owned()) };
+        found.check_header().map_err(|error| error.to_string())?;
+        found.check_payload().map_err(|error| error.to_string())?;
+        let message = found.message().map_err(|error| error.to_string())?;
+        let body = message.body().map_or(0..0, |body| range_in(&found, body.bytes()));
+        let tag = message.tag().map_or(0..0, |tag| range_in(&found, tag.as_bytes()));
+        Ok(Record { queue: Arc::clone(queue), bytes, body, tag, attempt: 1 })
+    }
+
+    pub(crate) fn again(mut self) -> Record {
+        self.attempt += 1;
+        self
+    }
+
+    fn header(&self) -> &RecordHeader {
+        let (header, _) =
+            RecordHeader::ref_from_prefix(&self.bytes).expect("verified when it was made");
+        header
+    }
+
+    fn message(&self) -> message::Message<'_> {
+        let (_, found) = record::read_one(&self.bytes, 0).expect("verified when it was made");
+        let found = found.expect("no control record, seen when it was made");
+        // Verified again, since reading without is unsafe; only rarely used parts come this way.
+        found.message().expect("verified when it was made")
+    }
+
+    /// The queue it was read from.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Its topic.
+    pub fn topic(&self) -> &str {
+        &self.queue.topic
+    }
+
+    /// Name of the broker that stores it.
+    pub fn broker(&self) -> &str {
+        &self.queue.broker
+    }
+
+    /// Its number in the queue.
+    pub fn offset(&self) -> u64 {
+        self.header().offset.get()
+    }
+
+    /// Where it lies in its shard's log.
+    pub fn position(&self) -> u64 {
+        self.header().position.get()
+    }
+
+    /// Its identity, given by the producer.
+    pub fn message_id(&self) -> MessageId {
+        MessageId(self.header().message_id)
+    }
+
+    /// How often it was delivered to a listener, this time included.
+    pub fn delivery_attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[self.body.start as usize..self.body.end as usize]
+    }
+
+    /// The body, to keep: shares the received bytes.
+    pub fn body_bytes(&self) -> Bytes {
+        self.bytes.slice(self.body.start as usize..self.body.end as usize)
+    }
+
+    /// The tag.
+    pub fn tag(&self) -> Option<&str> {
+        let bytes = &self.bytes[self.tag.start as usize..self.tag.end as usize];
+        (!bytes.is_empty())
+            .then(|| std::str::from_utf8(bytes).expect("strings were verified with the message"))
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> Vec<&str> {
+        self.message().keys().map(|keys| keys.iter().collect()).unwrap_or_default()
+    }
+
+    /// The value of a property.
+    pub fn property(&self, key: &str) -> Option<&str> {
+        self.properties().into_iter().find(|(k, _)| *k == key).map(|(_, value)| value)
+    }
+
+    /// Its properties, in the producer's order.
+    pub fn properties(&self) -> Vec<(&str, &str)> {
+        let properties = self.message().properties();
+        properties.map(|all| all.iter().map(|p| (p.key(), p.value())).collect()).unwrap_or_default()
+    }
+
+    /// Its message group.
+    pub fn group(&self) -> Option<&str> {
+        self.message().group()
+    }
+
+    /// The application's number.
+    pub fn flag(&self) -> i32 {
+        self.message().flag()
+    }
+
+    /// When the producer made it, by the producer's clock.
+    pub fn born_at(&self) -> SystemTime {
+        time_of(self.header().born_ms.get())
+    }
+
+    /// The host that made it.
+    pub fn born_host(&self) -> Option<&str> {
+        self.message().born_host()
+    }
+
+    /// When the broker stored it, by the broker's clock.
+    pub fn stored_at(&self) -> SystemTime {
+        time_of(self.header().store_ms.get())
+    }
+
+    /// The durability that was asked for.
+    pub fn flush(&self) -> Flush {
+        Flush::from_code((self.header().flags.get() & record::FLAG_FLUSH_MASK) as u8)
+    }
+
+    /// Length in the log, header and padding included.
+    pub fn stored_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Where `part` lies in the record, by addresses: both are slices of the same bytes.
+fn range_in(record: &RecordRef<'_>, part: &[u8]) -> Range<u32> {
+    let start = part.as_ptr() as usize - record.bytes.as_ptr() as usize;
+    start as u32..(start + part.len()) as u32
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("queue", &self.queue)
+            .field("offset", &self.offset())
+            .field("message_id", &self.message_id())
+            .field("tag", &self.tag())
+            .field("body_bytes", &self.body().len())
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
