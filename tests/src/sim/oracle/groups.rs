@@ -115,9 +115,10 @@ impl Groups {
     pub fn resetting(&mut self, group: u32, entry: &Entry) {
         let committed = self.committed.entry((group, entry.queue)).or_default();
         committed.resets += 1;
-        let floor = committed.expected().map(|floor| floor.min(entry.offset));
-        committed.recent.clear();
-        committed.floor = floor;
+        committed.floor = committed.floor.map(|floor| floor.min(entry.offset));
+        for (_, offset) in &mut committed.recent {
+            *offset = entry.offset.min(*offset);
+        }
     }
 
     /// A reset was answered.
