@@ -56,7 +56,8 @@ fn simulation_seeds_are_clean() {
     }
     println!(
         "simulation: {} seeds clean, {} crashes ({} power losses), {} acknowledged messages checked, \
-         {} records read back, {} lost with the power as allowed, {} commits, {} segments, {} events",
+         {} records read back, {} lost with the power as allowed, {} commits, {} failed disk operations, {} segments, \
+         {} events",
         count - failures.len() as u64,
         total.crashes,
         total.power_losses,
@@ -64,6 +65,7 @@ fn simulation_seeds_are_clean() {
         total.seen,
         total.lost,
         total.commits,
+        total.failed_operations,
         total.segments,
         total.events,
     );

@@ -298,6 +298,8 @@ impl Messages {
                 let at = message.position.map(|position| (position, index));
                 if (offset as u64) < *end {
                     last_left = last_left.max(at);
+                    // Recovery makes durable what it found before anybody sees it.
+                    message.sure = true;
                     continue;
                 }
                 // promise: ack-is-durable
