@@ -4,7 +4,8 @@
 //! replays one with a trace (`cargo xtask sim SEED`).
 
 use ringmq_tests::sim::planted::Bug;
-use ringmq_tests::sim::{Summary, run};
+use ringmq_tests::sim::{Summary, Violation, run};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -49,12 +50,14 @@ fn simulation_seeds_are_clean() {
     });
     let (total, mut failures) = (total.into_inner().unwrap(), failures.into_inner().unwrap());
     failures.sort_by_key(|(seed, _)| *seed);
-    for (seed, found) in failures.iter().take(10) {
-        println!("simulation: seed {seed}: {found}\n  replay: cargo xtask sim {seed}");
+    for (count, seed, found) in by_kind(&failures) {
+        println!("simulation: seed {seed} and {} like it: {found}", count - 1);
+        println!("  replay: cargo xtask sim {seed}");
     }
     println!(
         "simulation: {} seeds clean, {} crashes ({} power losses), {} acknowledged messages checked, \
-         {} records read back, {} lost with the power as allowed, {} commits, {} segments, {} events",
+         {} records read back, {} lost with the power as allowed, {} commits, {} failed disk operations, {} segments, \
+         {} events",
         count - failures.len() as u64,
         total.crashes,
         total.power_losses,
@@ -62,10 +65,23 @@ fn simulation_seeds_are_clean() {
         total.seen,
         total.lost,
         total.commits,
+        total.failed_operations,
         total.segments,
         total.events,
     );
     assert!(failures.is_empty(), "{} of {count} seeds broke a promise", failures.len());
+}
+
+/// The first of each kind of failure, and how many there are of it.
+fn by_kind(failures: &[(u64, Violation)]) -> Vec<(usize, u64, &Violation)> {
+    let kind = |found: &Violation| -> String {
+        found.0.chars().filter(|c| !c.is_ascii_digit()).take(40).collect()
+    };
+    let mut kinds: BTreeMap<String, (usize, u64, &Violation)> = BTreeMap::new();
+    for (seed, found) in failures {
+        kinds.entry(kind(found)).or_insert((0, *seed, found)).0 += 1;
+    }
+    kinds.into_values().collect()
 }
 
 /// A judge that never condemned anything proves nothing.

@@ -468,3 +468,6 @@ impl Disk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,6 +54,8 @@ pub struct Summary {
     pub lost: u64,
     /// Commits of group members that were accepted.
     pub commits: u64,
+    /// Disk operations that failed, as the plan had it.
+    pub failed_operations: u64,
     /// Segments made.
     pub segments: u64,
     /// Things that happened.
@@ -68,6 +70,7 @@ impl std::ops::AddAssign for Summary {
         self.seen += other.seen;
         self.lost += other.lost;
         self.commits += other.commits;
+        self.failed_operations += other.failed_operations;
         self.segments += other.segments;
         self.events += other.events;
     }

@@ -179,10 +179,10 @@ impl Planted {
                     *base = last;
                 }
             }
-            (Intent::Produce { count, .. }, reply @ Reply::Refused { .. }) => {
-                if self.strikes(Bug::RefusalHidden, 1) {
-                    *reply = Reply::Produced { base: 0, records: *count, position: 0 };
-                }
+            (Intent::Produce { count, .. }, reply @ Reply::Refused { .. })
+                if self.strikes(Bug::RefusalHidden, 1) =>
+            {
+                *reply = Reply::Produced { base: 0, records: *count, position: 0 };
             }
             (Intent::Commit { .. }, Reply::Committed(results)) => {
                 for (_, status) in results.iter_mut().filter(|(_, s)| *s == Status::Fenced) {

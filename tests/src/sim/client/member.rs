@@ -248,10 +248,10 @@ impl Member {
             }
             (Intent::Offsets { queues, .. }, _) => self.begin(context, shard, queues, reply),
             (Intent::Search { queues, .. }, _) => self.begin_at(queues, reply),
-            (Intent::Commit { member, entries, .. }, Reply::Committed(results)) => {
-                if *member == self.member {
-                    self.committed(entries, results);
-                }
+            (Intent::Commit { member, entries, .. }, Reply::Committed(results))
+                if *member == self.member =>
+            {
+                self.committed(entries, results);
             }
             _ => {}
         }

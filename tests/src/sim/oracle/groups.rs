@@ -19,6 +19,8 @@ struct Committed {
     recent: Vec<(u64, u64)>,
     /// Acknowledged and safe from everything but a reset.
     floor: Option<u64>,
+    /// Acknowledged shortly before a kill: safe once the log has recovered.
+    killed: Option<u64>,
     /// Everything anybody asked for.
     asked: BTreeSet<u64>,
     /// Resets under way; commits delivered before this moment do not count.
@@ -30,7 +32,8 @@ struct Committed {
 
 impl Committed {
     fn expected(&self) -> Option<u64> {
-        self.recent.iter().map(|(_, offset)| *offset).max().max(self.floor)
+        let recent = self.recent.iter().map(|(_, offset)| *offset).max();
+        recent.max(self.killed).max(self.floor)
     }
 }
 
@@ -115,9 +118,11 @@ impl Groups {
     pub fn resetting(&mut self, group: u32, entry: &Entry) {
         let committed = self.committed.entry((group, entry.queue)).or_default();
         committed.resets += 1;
-        let floor = committed.expected().map(|floor| floor.min(entry.offset));
-        committed.recent.clear();
-        committed.floor = floor;
+        committed.floor = committed.floor.map(|floor| floor.min(entry.offset));
+        committed.killed = committed.killed.map(|killed| killed.min(entry.offset));
+        for (_, offset) in &mut committed.recent {
+            *offset = entry.offset.min(*offset);
+        }
     }
 
     /// A reset was answered.
@@ -157,12 +162,21 @@ impl Groups {
         for committed in self.committed.values_mut() {
             committed.resets = 0;
             let recent = std::mem::take(&mut committed.recent);
-            let safe = |at: u64| {
-                kind == CrashKind::Kill
-                    || interval_us.is_some_and(|interval| at + interval < now_us)
-            };
+            let safe = |at: u64| interval_us.is_some_and(|interval| at + interval < now_us);
             let kept = recent.iter().filter(|(at, _)| safe(*at)).map(|(_, offset)| *offset).max();
+            let all = recent.iter().map(|(_, offset)| *offset).max();
+            committed.killed = match kind {
+                CrashKind::Kill => committed.killed.max(all),
+                CrashKind::PowerLoss => None,
+            };
             committed.floor = committed.floor.max(kept);
+        }
+    }
+
+    /// Every shard has recovered, which makes durable what it found.
+    pub fn recovered(&mut self) {
+        for committed in self.committed.values_mut() {
+            committed.floor = committed.floor.max(committed.killed.take());
         }
     }
 }

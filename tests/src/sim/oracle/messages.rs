@@ -298,6 +298,8 @@ impl Messages {
                 let at = message.position.map(|position| (position, index));
                 if (offset as u64) < *end {
                     last_left = last_left.max(at);
+                    // Recovery makes durable what it found before anybody sees it.
+                    message.sure = true;
                     continue;
                 }
                 // promise: ack-is-durable
@@ -327,8 +329,9 @@ impl Messages {
     /// Every queue of a shard was read to its end: what was sent before (`below`) and is not there, never will be.
     pub fn audited(&mut self, shard: u16, below: u32, ends: &BTreeMap<QueueKey, u64>) -> Verdict {
         for message in self.messages[..below as usize].iter_mut() {
-            if message.sent.shard == shard && message.offset.is_none() && message.fate == Fate::Open
-            {
+            // A queue that is not in `ends` was not read: its topic may be about to go.
+            let read = message.sent.shard == shard && ends.contains_key(&message.sent.queue);
+            if read && message.offset.is_none() && message.fate == Fate::Open {
                 message.fate = Fate::Gone;
             }
         }

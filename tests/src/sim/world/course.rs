@@ -69,6 +69,7 @@ impl World {
             self.crash(kind);
             calls = None;
         }
+        self.oracle.groups.recovered();
         self.up = true;
         for shard in 0..self.plan.shards {
             self.carry_out_all(shard)?;

@@ -207,6 +207,7 @@ impl World {
     fn disk_failed(&mut self, shard: u16, number: u64) -> Verdict {
         let slot = &mut self.shards[usize::from(shard)];
         slot.faulted = true;
+        self.oracle.summary.failed_operations += 1;
         let (op, error) = slot.disk.fail(number);
         // promise: ack-is-durable. After a failed write or sync nothing is written any more.
         slot.poisoned |= matches!(op, Op::Write { .. } | Op::Sync { .. });

@@ -1,0 +1,150 @@
+//! Answers: each must verify, say what its request asked for, and bring whole records.
+
+use super::{Fetched, Intent, OffsetsOf, Received, Reply, TopicSeen};
+use crate::sim::{Verdict, violation};
+use ringmq_schema::error::Status;
+use ringmq_schema::frame::{self, Frame};
+use ringmq_schema::{admin, consume, produce, record};
+
+macro_rules! table {
+    ($kind:ty, $frame:expr) => {
+        match frame::read_large_table::<$kind>($frame.table) {
+            Ok(table) => table,
+            Err(error) => return violation(format!("an answer does not verify: {error}")),
+        }
+    };
+}
+
+/// Parses an answer to a request with `intent`.
+pub fn parse(frame: &Frame<'_>, intent: &Intent) -> Verdict<Reply> {
+    let status = frame.header.status();
+    if status != Status::Ok {
+        let refusal = table!(ringmq_schema::connection::Refusal, frame);
+        let message = refusal.message().unwrap_or_default().to_owned();
+        if message.is_empty() {
+            return violation(format!("a refusal {status} without a message"));
+        }
+        return Ok(Reply::Refused { status, message });
+    }
+    if !matches!(intent, Intent::Fetch { .. }) && !frame.run.is_empty() {
+        return violation("an answer with a run that has none");
+    }
+    Ok(match intent {
+        Intent::Produce { .. } | Intent::Damaged { .. } => {
+            let answer = table!(produce::ProduceAnswer, frame);
+            let (base, records) = (answer.base_offset(), answer.records());
+            Reply::Produced { base, records, position: answer.position() }
+        }
+        Intent::Fetch { .. } => fetched(frame)?,
+        Intent::Commit { .. } | Intent::Reset { .. } => {
+            let answer = table!(consume::CommitOffsetsAnswer, frame);
+            let entries = answer.entries().into_iter().flatten();
+            let one =
+                |e: &consume::CommitResult| ((e.topic(), e.queue()), Status::from_code(e.status()));
+            Reply::Committed(entries.map(one).collect())
+        }
+        Intent::Offsets { .. } => {
+            let answer = table!(consume::QueryOffsetsAnswer, frame);
+            Reply::Offsets(answer.queues().into_iter().flatten().map(offsets_of).collect())
+        }
+        Intent::Search { .. } => {
+            let answer = table!(consume::SearchOffsetsAnswer, frame);
+            let queues = answer.queues().into_iter().flatten();
+            let one = |q: &consume::FoundOffset| {
+                ((q.topic(), q.queue()), q.offset(), Status::from_code(q.status()))
+            };
+            Reply::Found(queues.map(one).collect())
+        }
+        Intent::Beat { .. } => {
+            let answer = table!(consume::GroupHeartbeatAnswer, frame);
+            let queues = answer.queues().into_iter().flatten();
+            let queues = queues.map(|q| ((q.topic(), q.queue()), q.generation())).collect();
+            Reply::Beat { group: answer.group(), version: answer.version(), queues }
+        }
+        Intent::Create { .. } => {
+            let answer = table!(admin::TopicAnswer, frame);
+            Reply::Topic(answer.topic().map(topic_seen))
+        }
+        Intent::List => {
+            let answer = table!(admin::ListTopicsAnswer, frame);
+            Reply::Topics(answer.topics().into_iter().flatten().map(topic_seen).collect())
+        }
+        Intent::Leave { .. } | Intent::Delete { .. } | Intent::Idle | Intent::Garbage => {
+            Reply::Done
+        }
+    })
+}
+
+fn offsets_of(q: &consume::QueueOffsets) -> OffsetsOf {
+    OffsetsOf {
+        queue: (q.topic(), q.queue()),
+        committed: q.committed(),
+        min_offset: q.min_offset(),
+        max_offset: q.max_offset(),
+        status: Status::from_code(q.status()),
+    }
+}
+
+fn topic_seen(topic: admin::Topic<'_>) -> TopicSeen {
+    TopicSeen {
+        name: topic.name().to_owned(),
+        id: topic.id(),
+        queues: topic.read_queues(),
+        flush: topic.flush(),
+    }
+}
+
+fn fetched(frame: &Frame<'_>) -> Verdict<Reply> {
+    let answer = table!(consume::FetchAnswer, frame);
+    let mut run = record::records(frame.run);
+    let mut queues = Vec::new();
+    for queue in answer.queues().into_iter().flatten() {
+        let key = (queue.topic(), queue.queue());
+        let mut records = Vec::new();
+        for _ in 0..queue.records() {
+            let Some(next) = run.next() else {
+                return violation(format!("queue {key:?}: fewer records than the answer says"));
+            };
+            records.push(received(next)?);
+        }
+        queues.push(Fetched {
+            queue: key,
+            next_offset: queue.next_offset(),
+            high_watermark: queue.high_watermark(),
+            min_offset: queue.min_offset(),
+            status: Status::from_code(queue.status()),
+            records,
+        });
+    }
+    match run.next() {
+        None => Ok(Reply::Fetched(queues)),
+        Some(_) => violation("a fetch answer with more records than it says"),
+    }
+}
+
+fn received(next: Result<record::RecordRef<'_>, record::RecordError>) -> Verdict<Received> {
+    let record = match next {
+        Ok(record) => record,
+        Err(error) => return violation(format!("a consumer got a broken run: {error}")),
+    };
+    if let Err(error) = record.check_header().and_then(|()| record.check_payload()) {
+        return violation(format!("a consumer got a broken record: {error}"));
+    }
+    if let Err(error) = record.message() {
+        return violation(format!("a consumer got a message that does not verify: {error}"));
+    }
+    let header = record.header;
+    if header.prefix.kind != record::Kind::Message as u8 {
+        return violation(format!("a consumer got a record of kind {}", header.prefix.kind));
+    }
+    Ok(Received {
+        queue: (header.topic.get(), header.queue.get()),
+        offset: header.offset.get(),
+        position: header.position.get(),
+        message_id: header.message_id,
+        payload_checksum: crc32fast::hash(record.payload),
+        payload_bytes: record.payload.len() as u32,
+        tag_hash: header.tag_hash.get(),
+        born_ms: header.born_ms.get(),
+    })
+}
