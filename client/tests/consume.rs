@@ -1,6 +1,6 @@
 //! Consuming from servers in memory: assignment, commits, redelivery, fences, filters, positions.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unused_must_use)]
 
 mod fake;
 

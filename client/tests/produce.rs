@@ -1,6 +1,6 @@
 //! Producing against servers in memory: pipelining, batches, windows, retries, order.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unused_must_use)]
 
 mod fake;
 

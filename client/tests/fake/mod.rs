@@ -3,7 +3,7 @@
 //! It knows just enough to test the client: runs are stored as they come, one assignment rule, no flush.
 
 #![allow(dead_code)] // Each test file uses its part.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod serve;
 
