@@ -14,6 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use ringmq::{Message, Producer};
 use tokio::runtime::Handle;
@@ -91,17 +92,25 @@ impl Stream {
     pub async fn closed_loop(&mut self, in_flight: usize, until: Until) {
         let mut waiting = FuturesUnordered::new();
         loop {
-            while waiting.len() < in_flight && self.goes_on(until) {
+            // An answer that is there is noted before the next request takes its time: otherwise the
+            // making of requests would count as latency of those before.
+            while let Some(Some(outcome)) = waiting.next().now_or_never() {
+                self.failures += u64::from(outcome == Outcome::Failed);
+            }
+            if waiting.len() < in_flight && self.goes_on(until) {
                 let now_ns = self.run.clock.now_ns();
                 let messages = self.batch.min(until.messages - self.template.made());
                 if let Some(request) = self.start(now_ns, messages).await {
                     waiting.push(request);
                 }
+                if self.batch > 1 {
+                    // The client's tasks may share this thread, and a batch takes long to make.
+                    tokio::task::yield_now().await;
+                }
+                continue;
             }
             match waiting.next().await {
-                Some(Outcome::Failed) => self.failures += 1,
-                Some(Outcome::Acknowledged) => {}
-                None if self.goes_on(until) => {}
+                Some(outcome) => self.failures += u64::from(outcome == Outcome::Failed),
                 None => return,
             }
         }
