@@ -132,7 +132,7 @@ fn a_request_before_hello_or_of_no_known_kind() {
     let answer = wire
         .call(Opcode::Ping, ANY_SHARD, &[], |fbb| Ping::create(fbb, &PingArgs::default()))
         .unwrap();
-    refused(&answer, Status::HelloRequired, &["hello"]);
+    refused(&answer, Status::HelloRequired, &["Hello"]);
     let mut wire = broker.wire();
     let header = FrameHeader::new(999, 0, ANY_SHARD, Status::Ok, 5, 0, 0);
     wire.stream.write_all(header.as_bytes()).unwrap();
@@ -262,8 +262,8 @@ fn names_and_messages_outside_the_rules() {
     let mut damaged = good.clone();
     damaged[200] ^= 1;
     refused(&send(&damaged, 1), Status::BadChecksum, &["checksum"]);
-    refused(&send(&good, 2), Status::BadRequest, &["1 records where the request says 2"]);
-    refused(&send(&[], 0), Status::BadRequest, &["0 records"]);
+    refused(&send(&good, 2), Status::BadRecord, &["1 records where the request says 2"]);
+    refused(&send(&[], 0), Status::BadRecord, &["0 records"]);
     refused(&send(&good[..good.len() - 8], 1), Status::BadRecord, &["ends inside"]);
     refused(&send(&run(topic, 5, &[vec![1]]), 1), Status::BadRecord, &["another topic or queue"]);
     let mut delayed = Vec::new();

@@ -2,10 +2,12 @@
 //!
 //! Invariants:
 //! - versions count up by one; a change applies exactly once and in order on every shard;
+//! - a change is *staged* when it is appended and *applied* when it is durable: until then nothing may
+//!   bear its id, or a crash could give the id to another while other shards hold what belongs to it;
 //! - ids are never given twice, also not after a deletion: what bears an id belongs to that topic.
 
 use crate::peer::{Change, RegistryChange, TopicSettings};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A topic that is there.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ pub(crate) struct Registry {
     version: u64,
     last_topic: u32,
     last_group: u32,
+    /// Appended, not durable yet, in order.
+    staged: VecDeque<RegistryChange>,
     topics: BTreeMap<u32, Topic>,
     topic_ids: BTreeMap<String, u32>,
     groups: BTreeMap<u32, Group>,
@@ -79,9 +83,49 @@ impl Registry {
         self.groups.values()
     }
 
-    /// Number the next change: home shard only.
+    /// Numbers the next change: home shard only.
     pub(crate) fn next(&self, change: Change) -> RegistryChange {
-        RegistryChange { version: self.version + 1, change }
+        RegistryChange { version: self.staged_version() + 1, change }
+    }
+
+    /// Version of the last change that was appended.
+    pub(crate) fn staged_version(&self) -> u64 {
+        self.version + self.staged.len() as u64
+    }
+
+    /// Keeps a change until it is durable.
+    pub(crate) fn stage(&mut self, change: RegistryChange) {
+        assert_eq!(change.version, self.staged_version() + 1, "changes are taken in order");
+        match &change.change {
+            Change::Topic { id, .. } => self.last_topic = self.last_topic.max(*id),
+            Change::Group { id, .. } => self.last_group = self.last_group.max(*id),
+            Change::TopicDeleted { .. } | Change::GroupDeleted { .. } => {}
+        }
+        self.staged.push_back(change);
+    }
+
+    /// The staged change that is durable now.
+    pub(crate) fn unstage(&mut self) -> Option<RegistryChange> {
+        self.staged.pop_front()
+    }
+
+    /// Whether a change of this topic or group is on its way to the disk.
+    pub(crate) fn is_staged(&self, name: &str) -> bool {
+        self.staged.iter().any(|staged| match &staged.change {
+            Change::Topic { settings, .. } => settings.name == name,
+            Change::Group { name: group, .. } => group == name,
+            Change::TopicDeleted { id } => {
+                self.topics.get(id).is_some_and(|topic| topic.settings.name == name)
+            }
+            Change::GroupDeleted { id } => {
+                self.groups.get(id).is_some_and(|group| group.name == name)
+            }
+        })
+    }
+
+    /// Whether a topic with this id was here once and is not any more.
+    pub(crate) fn is_deleted(&self, topic: u32) -> bool {
+        topic <= self.last_topic && !self.topics.contains_key(&topic)
     }
 
     pub(crate) fn next_topic_id(&self) -> u32 {

@@ -79,6 +79,7 @@ impl<M: Memory> Shard<M> {
     ) -> Handled {
         let settings = read_topic(&read::<CreateTopic<'_>>(table)?.topic())?;
         self.check_home()?;
+        self.check_unstaged(&settings.name)?;
         if let Some(topic) = self.registry.topic_named(&settings.name) {
             if topic.settings != settings {
                 let text = format!(
@@ -115,6 +116,7 @@ impl<M: Memory> Shard<M> {
     ) -> Handled {
         let settings = read_topic(&read::<AlterTopic<'_>>(table)?.topic())?;
         self.check_home()?;
+        self.check_unstaged(&settings.name)?;
         let topic = self.find_topic(&settings.name)?;
         if settings.read_queues < settings.write_queues {
             let text = format!(
@@ -137,6 +139,7 @@ impl<M: Memory> Shard<M> {
     ) -> Handled {
         let request = read::<DeleteTopic<'_>>(table)?;
         self.check_home()?;
+        self.check_unstaged(request.name())?;
         let id = self.find_topic(request.name())?.id;
         self.change(Change::TopicDeleted { id }, Some(asker), now, out);
         Ok(())
@@ -234,6 +237,7 @@ impl<M: Memory> Shard<M> {
         let name = request.name();
         names::check_group(name).map_err(|e| refuse(Status::BadName, e.to_string()))?;
         self.check_home()?;
+        self.check_unstaged(name)?;
         if self.registry.group_named(name).is_some() {
             self.answer_group(asker, name, out);
             return Ok(());
@@ -257,7 +261,11 @@ impl<M: Memory> Shard<M> {
         let full = self.registry.groups().len() >= most;
         if let Some(home) = self.home.as_mut().filter(|home| !home.agrees()) {
             home.want_group(name, most);
-        } else if self.registry.group_named(&name).is_none() && !full && self.check_home().is_ok() {
+        } else if !self.registry.is_staged(&name)
+            && self.registry.group_named(&name).is_none()
+            && !full
+            && self.check_home().is_ok()
+        {
             let id = self.registry.next_group_id();
             self.change(Change::Group { id, name }, None, now, out);
         }
@@ -272,6 +280,7 @@ impl<M: Memory> Shard<M> {
     ) -> Handled {
         let request = read::<DeleteGroup<'_>>(table)?;
         self.check_home()?;
+        self.check_unstaged(request.name())?;
         let id = self.find_group(request.name())?;
         self.change(Change::GroupDeleted { id }, Some(asker), now, out);
         Ok(())

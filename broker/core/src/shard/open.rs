@@ -163,9 +163,12 @@ impl Tables {
             Some(Kind::Topic | Kind::Group) => {
                 let change = state::read_change(record.payload)
                     .ok_or("a topic or group record does not parse")?;
-                if !self.registry.apply(&change) {
+                if change.version != self.registry.version() + 1 {
                     return Err("topic and group records are out of order");
                 }
+                self.registry.stage(change);
+                let Some(change) = self.registry.unstage() else { return Ok(()) };
+                self.registry.apply(&change);
                 if let crate::peer::Change::TopicDeleted { id } = change.change {
                     self.queues.forget_topic(id);
                     self.offsets.forget_topic(id);
@@ -178,14 +181,19 @@ impl Tables {
             Some(Kind::Offsets) => {
                 let at_ms = header.store_ms.get();
                 state::read_offsets(record.payload, |entry| {
-                    self.offsets.reset(entry.group, entry.queue, entry.offset, at_ms);
+                    if !self.registry.is_deleted(entry.queue.topic) {
+                        self.offsets.reset(entry.group, entry.queue, entry.offset, at_ms);
+                    }
                 })
                 .ok_or("an offsets record does not parse")
             }
             Some(Kind::Owner) => {
                 let owner =
                     state::read_owner(record.payload).ok_or("an owner record does not parse")?;
-                self.offsets.own(&owner);
+                // A topic that is not here yet counts: its owner may be told before this shard has it.
+                if !self.registry.is_deleted(owner.queue.topic) {
+                    self.offsets.own(&owner);
+                }
                 Ok(())
             }
             Some(Kind::Epoch) => Ok(()),
@@ -196,6 +204,10 @@ impl Tables {
     fn replay_message(&mut self, record: &RecordRef<'_>) -> Result<(), &'static str> {
         let header = record.header;
         let id = QueueId { topic: header.topic.get(), queue: header.queue.get() };
+        if self.registry.is_deleted(id.topic) {
+            // Taken between the deletion's append and its effect: gone with the topic.
+            return Ok(());
+        }
         if self.registry.topic(id.topic).is_none() {
             return Err("a message of a topic that was never made");
         }

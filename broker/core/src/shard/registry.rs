@@ -1,8 +1,8 @@
 //! Changes of topics and groups: durable at the home shard, then on every shard, then acknowledged.
 //!
-//! A shard applies a change when it appends it: whatever it appends under the new topic lies behind the
-//! change in the same log, so that no crash can keep the one and lose the other. Other shards are told
-//! only after the change is durable at home.
+//! A shard stages a change when it appends it and applies it when it is durable: an id that another shard
+//! or a member has heard of can never be given to another topic or group by a crash. Other shards are
+//! told only after the change is durable at home.
 
 use super::waiting::Then;
 use super::{Asker, Handled, Refuse, Shard, refuse};
@@ -77,6 +77,15 @@ impl<M: Memory> Shard<M> {
         self.check_agreement()
     }
 
+    /// Whether nobody else is changing this topic or group right now.
+    pub(super) fn check_unstaged(&self, name: &str) -> Handled {
+        if !self.registry.is_staged(name) {
+            return Ok(());
+        }
+        let text = format!("{name} is being changed at this moment");
+        Err(Refuse { retry_after_ms: 20, ..refuse(Status::NotReady, text) })
+    }
+
     /// Whether this is the home shard and all shards have what it has.
     pub(super) fn check_agreement(&self) -> Handled {
         match &self.home {
@@ -110,10 +119,10 @@ impl<M: Memory> Shard<M> {
         if let Some(home) = &mut self.home {
             home.pending.insert(change.version, pending);
         }
-        self.take_change(&change, now, out);
+        self.take_change(change, now, out);
     }
 
-    /// What the name servers are to learn of a change that is about to be applied.
+    /// What the name servers are to learn of a change that is about to be made.
     fn topic_change(&self, change: &RegistryChange) -> Option<TopicChange> {
         let version = change.version;
         match &change.change {
@@ -129,21 +138,25 @@ impl<M: Memory> Shard<M> {
         }
     }
 
-    /// Appends and applies the next change.
-    fn take_change(&mut self, change: &RegistryChange, now: Now, out: &mut Outbox<M::Block>) {
+    /// Appends the next change.
+    fn take_change(&mut self, change: RegistryChange, now: Now, out: &mut Outbox<M::Block>) {
         let kind = match change.change {
             Change::Topic { .. } | Change::TopicDeleted { .. } => Kind::Topic,
             Change::Group { .. } | Change::GroupDeleted { .. } => Kind::Group,
         };
-        let end = self.log.append_state(kind, &state::write_change(change), true, now, out);
-        let applied = self.registry.apply(change);
-        assert!(applied, "changes are taken in order");
+        let end = self.log.append_state(kind, &state::write_change(&change), true, now, out);
         self.waiting.push(end, true, Then::Registry { version: change.version });
+        self.registry.stage(change);
+    }
+
+    /// A change is durable here: it takes effect, and home learns of it.
+    pub(super) fn apply_change(&mut self, version: u64, now: Now, out: &mut Outbox<M::Block>) {
+        let Some(change) = self.registry.unstage() else { return };
+        assert_eq!(change.version, version, "changes become durable in order");
+        let applied = self.registry.apply(&change);
+        assert!(applied, "changes are taken in order");
         match &change.change {
-            Change::Topic { settings, .. } => {
-                let name = settings.name.clone();
-                self.topic_changed(&name, now, out);
-            }
+            Change::Topic { settings, .. } => self.topic_changed(&settings.name, now, out),
             Change::TopicDeleted { id } => {
                 let woken = self.queues.forget_topic(*id);
                 self.offsets.forget_topic(*id);
@@ -156,6 +169,7 @@ impl<M: Memory> Shard<M> {
                 self.group_gone(*id, out);
             }
         }
+        self.tell(HOME_SHARD, PeerMessage::RegistryDone { version }, now, out);
     }
 
     /// The home shard tells of a change that is durable there.
@@ -168,8 +182,8 @@ impl<M: Memory> Shard<M> {
         if self.log.failed().is_some() {
             return;
         }
-        if change.version == self.registry.version() + 1 {
-            self.take_change(&change, now, out);
+        if change.version == self.registry.staged_version() + 1 {
+            self.take_change(change, now, out);
         }
     }
 

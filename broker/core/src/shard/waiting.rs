@@ -5,7 +5,7 @@ use crate::peer::{Ownership, PeerMessage};
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
 use ringmq_schema::error::Status;
 use ringmq_schema::opcode::Opcode;
-use ringmq_schema::placement::{HOME_SHARD, shard_of_group};
+use ringmq_schema::placement::shard_of_group;
 use ringmq_schema::produce::{ProduceAnswer, ProduceAnswerArgs, SendStatus};
 use std::collections::VecDeque;
 
@@ -92,10 +92,7 @@ impl<M: Memory> Shard<M> {
                     out.heads.extend_from_slice(&bytes);
                     push_answer(asker.connection, start, out);
                 }
-                Then::Registry { version } => {
-                    let message = PeerMessage::RegistryDone { version };
-                    self.tell(HOME_SHARD, message, now, out);
-                }
+                Then::Registry { version } => self.apply_change(version, now, out),
                 Then::Assigned { to, ownership } => {
                     let message = PeerMessage::Assigned { ownership, accepted: true };
                     self.tell(to, message, now, out);
