@@ -9,10 +9,11 @@ use crate::config::BrokerConfig;
 use crate::control::{Control, ControlConfig, Shared};
 use crate::data_dir::{DataDir, Owner, random_id};
 use crate::net::listen;
-use crate::shard::{self, Start, state::BrokerState};
+use crate::shard::{self, Start, mesh::Mesh, state::BrokerState};
 use crate::{preflight, sys};
 use anyhow::{Context, bail};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -69,7 +70,8 @@ impl Broker {
             http_listen: config.http_listen,
         };
         let control = Control::start(control, Arc::clone(&shared))?;
-        let state = Arc::new(BrokerState::new(config, data, cores, instance, shared));
+        let (mesh, ears) = Mesh::new(cores).context("cannot connect the cores")?;
+        let state = Arc::new(BrokerState::new(config, data, cores, instance, shared, mesh));
         let mut handle = BrokerHandle {
             address,
             http_address: control.http_address(),
@@ -78,7 +80,7 @@ impl Broker {
             watch: None,
             control: Some(control),
         };
-        handle.start_cores(listener, &cpus)?;
+        handle.start_cores(listener, ears, &cpus)?;
         handle.watch = Some(watch_disk(Arc::clone(&handle.state))?);
         handle.wait_until_ready()?;
         handle.state.control.set_ready(true);
@@ -113,7 +115,12 @@ impl BrokerHandle {
         self.end()
     }
 
-    fn start_cores(&mut self, listener: socket2::Socket, cpus: &[usize]) -> anyhow::Result<()> {
+    fn start_cores(
+        &mut self,
+        listener: socket2::Socket,
+        ears: Vec<UnixStream>,
+        cpus: &[usize],
+    ) -> anyhow::Result<()> {
         let cores = self.state.cores;
         let pinned = match self.state.config.pin.as_deref() {
             Some(pin) => pin == "true",
@@ -121,17 +128,16 @@ impl BrokerHandle {
             // may run: the scheduler knows better.
             None => cpus.len() >= 4 && cores < cpus.len(),
         };
-        let mesh = shard::mesh_of(cores);
         let (opened, answers) = mpsc::channel();
         let mut listener = Some(listener);
         let mut goes = Vec::new();
-        for core in 0..cores {
+        for (core, ear) in ears.into_iter().enumerate() {
             let (go, may_go) = mpsc::channel();
             goes.push(go);
             self.cores.push(shard::spawn(Start {
                 core,
                 state: Arc::clone(&self.state),
-                mesh: mesh.clone(),
+                ear,
                 listener: listener.take(),
                 cpu: cpus.get(core).copied().filter(|_| pinned),
                 opened: opened.clone(),

@@ -3,10 +3,13 @@
 //! stdout is one line when the broker is ready; everything else goes to stderr. SIGTERM and SIGINT stop
 //! it in order; exit 0 then, 1 when it cannot start or stop, 2 for bad settings.
 
+use anyhow::Context;
 use ringmq_broker::Broker;
 use ringmq_broker::config::{ConfigError, Layers, command};
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RINGMQ_LOG")
@@ -59,15 +62,27 @@ fn bad_settings(error: &ConfigError) -> ExitCode {
 }
 
 fn run(config: ringmq_broker::BrokerConfig) -> anyhow::Result<()> {
-    // Before any thread starts, so that all of them leave the signals to this one.
+    // Before any thread starts, so that all of them leave the signals to the one that waits.
     let signals = ringmq_broker::Signals::block()?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let serves = Arc::new(AtomicBool::new(false));
+    let has_begun = Arc::clone(&serves);
+    std::thread::Builder::new().name("ringmq-signals".to_owned()).spawn(move || {
+        let signal = signals.wait();
+        if !has_begun.load(Ordering::Acquire) {
+            // Recovery may take long, and nothing was promised to anybody yet.
+            std::process::exit(0);
+        }
+        let _ = tell.send(signal);
+    })?;
     let name = config.broker.clone();
     let broker = Broker::start(config)?;
+    serves.store(true, Ordering::Release);
     let http =
         broker.http_address().map_or_else(|| "off".to_owned(), |address| address.to_string());
     println!("ready broker={name} listen={} http={http}", broker.address());
     std::io::stdout().flush()?;
-    let signal = signals.wait()?;
+    let signal = told.recv().context("the thread that waits for signals ended")??;
     tracing::info!(signal, "stopping");
     broker.stop()?;
     tracing::info!("stopped");

@@ -59,7 +59,7 @@ pub(crate) async fn serve(core: Rc<Core>, connection: Rc<Connection>, head: Vec<
     core.connections.remove(connection.id);
     if let Some((to, head)) = moves_to {
         match connection.duplicate() {
-            Ok(fd) => return core.mesh.send(to, Parcel::Connection { fd, head }),
+            Ok(fd) => return core.state.mesh.send(to, Parcel::Connection { fd, head }),
             Err(error) => tracing::warn!("cannot move a connection to core {to}: {error}"),
         }
     }
@@ -70,7 +70,7 @@ pub(crate) async fn serve(core: Rc<Core>, connection: Rc<Connection>, head: Vec<
     }
     if connection.reached_out.get() {
         for other in (0..core.state.cores).filter(|other| *other != core.id) {
-            core.mesh.send(other, Parcel::Closed { connection: connection.id });
+            core.state.mesh.send(other, Parcel::Closed { connection: connection.id });
         }
     }
 }

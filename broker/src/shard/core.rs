@@ -5,7 +5,7 @@
 //! - actions are carried out in order, before the outbox is used again;
 //! - no `RefCell` is borrowed across an `await`.
 
-use super::mesh::{Outgoing, Parcel};
+use super::mesh::Parcel;
 use super::signal::{Signal, Tasks, Waiters};
 use super::state::BrokerState;
 use crate::control::Latency;
@@ -77,7 +77,6 @@ pub(crate) struct Core {
     pub(crate) tasks: Rc<Tasks>,
     /// Loops of the core itself.
     pub(crate) loops: Rc<Tasks>,
-    pub(crate) mesh: Outgoing,
     /// When a shard wants its next tick, in `Now::mono_us`.
     pub(crate) wake: super::tick::Alarm,
     pub(crate) finished: Signal,
@@ -89,7 +88,6 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(id: usize, state: Arc<BrokerState>, slots: Vec<Slot>) -> Rc<Core> {
-        let cores = state.cores;
         Rc::new(Core {
             id,
             state,
@@ -102,7 +100,6 @@ impl Core {
             congested: Waiters::default(),
             tasks: Rc::default(),
             loops: Rc::default(),
-            mesh: Outgoing::new(cores),
             wake: super::tick::Alarm::default(),
             finished: Signal::default(),
             has_finished: Cell::new(false),
@@ -136,7 +133,7 @@ impl Core {
             }
             None => {
                 let parcel = Parcel::Request { shard, connection, frame: bytes.to_vec() };
-                self.mesh.send(self.state.core_of(shard), parcel);
+                self.state.mesh.send(self.state.core_of(shard), parcel);
             }
         }
     }
@@ -205,7 +202,7 @@ impl Core {
                     Some(_) => self.peers.borrow_mut().push_back((slot.number, to, message)),
                     None => {
                         let parcel = Parcel::Peer { from: slot.number, to, message };
-                        self.mesh.send(self.state.core_of(to), parcel);
+                        self.state.mesh.send(self.state.core_of(to), parcel);
                     }
                 },
                 Action::Topic(change) => self.state.control.topic(change),
@@ -276,7 +273,7 @@ impl Core {
             for slice in slices {
                 frame.extend_from_slice(bytes_of(slice));
             }
-            self.mesh.send(core, Parcel::Answer { connection, frame });
+            self.state.mesh.send(core, Parcel::Answer { connection, frame });
             return;
         }
         let Some(connection) = self.connections.find(connection) else { return };
@@ -374,6 +371,7 @@ impl Core {
         self.has_finished.set(true);
         self.turn.set();
         self.wake.ring();
+        self.state.mesh.ring(self.id);
     }
 
     pub(crate) fn has_finished(&self) -> bool {

@@ -2,20 +2,25 @@
 //!
 //! Invariants:
 //! - what one core sends another arrives in order, exactly once, while both run;
-//! - nobody waits for room while holding anything: parcels queue at the sender. Their number is bounded
-//!   by what connections may have in flight.
+//! - nobody waits for room while holding anything: parcels queue at the receiver. Their number is bounded
+//!   by what connections may have in flight;
+//! - a parcel that finds the inbox empty rings its bell, and the receiver empties the inbox after each
+//!   ring: no parcel is left without a ring behind it.
+//!
+//! Nothing of this is on the way of a request at its own shard. glommio's own mesh is not used: its
+//! `MeshBuilder` shares an `Rc` and a lock without atomics between threads, and two executors that join
+//! it at the same moment were seen to wait for each other for ever.
 
-use super::signal::Signal;
-use glommio::channels::channel_mesh::Senders;
+use super::core::Core;
+use futures_util::io::AsyncReadExt;
 use ringmq_core::ConnectionId;
 use ringmq_core::peer::PeerMessage;
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-
-/// Parcels between two cores before the sender waits.
-pub(crate) const CHANNEL_PARCELS: usize = 1024;
+use std::sync::{Mutex, PoisonError};
 
 /// One thing sent to another core.
 #[derive(Debug)]
@@ -32,54 +37,70 @@ pub(crate) enum Parcel {
     Peer { from: u16, to: u16, message: PeerMessage },
 }
 
-/// Parcels on their way from one core to the others.
+/// The inboxes of all cores.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
-    lanes: Vec<Lane>,
-    closed: Cell<bool>,
+pub(crate) struct Mesh {
+    inboxes: Vec<Inbox>,
 }
 
-#[derive(Debug, Default)]
-struct Lane {
-    parcels: RefCell<VecDeque<Parcel>>,
-    signal: Signal,
+#[derive(Debug)]
+struct Inbox {
+    parcels: Mutex<VecDeque<Parcel>>,
+    bell: UnixStream,
 }
 
-impl Outgoing {
-    pub(crate) fn new(cores: usize) -> Outgoing {
-        Outgoing { lanes: (0..cores).map(|_| Lane::default()).collect(), closed: Cell::new(false) }
+impl Mesh {
+    /// Inboxes for so many cores, and for each core the end of its bell where it listens.
+    pub(crate) fn new(cores: usize) -> std::io::Result<(Mesh, Vec<UnixStream>)> {
+        let (mut inboxes, mut ears) = (Vec::new(), Vec::new());
+        for _ in 0..cores {
+            let (bell, ear) = UnixStream::pair()?;
+            bell.set_nonblocking(true)?;
+            inboxes.push(Inbox { parcels: Mutex::default(), bell });
+            ears.push(ear);
+        }
+        Ok((Mesh { inboxes }, ears))
     }
 
     /// Sends a parcel to a core.
     pub(crate) fn send(&self, core: usize, parcel: Parcel) {
-        let lane = &self.lanes[core];
-        lane.parcels.borrow_mut().push_back(parcel);
-        lane.signal.set();
-    }
-
-    /// Ends [`Outgoing::carry`] once everything is sent.
-    pub(crate) fn close(&self) {
-        self.closed.set(true);
-        for lane in &self.lanes {
-            lane.signal.set();
+        let inbox = &self.inboxes[core];
+        let mut parcels = inbox.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = parcels.is_empty();
+        parcels.push_back(parcel);
+        drop(parcels);
+        if was_empty {
+            self.ring(core);
         }
     }
 
-    /// Carries parcels to one core until [`Outgoing::close`].
-    pub(crate) async fn carry(&self, core: usize, senders: Rc<Senders<Parcel>>) {
-        let lane = &self.lanes[core];
-        loop {
-            let parcel = lane.parcels.borrow_mut().pop_front();
-            match parcel {
-                Some(parcel) => {
-                    if senders.send_to(core, parcel).await.is_err() {
-                        // The other core has ended: nobody is left to tell.
-                        return;
-                    }
-                }
-                None if self.closed.get() => return,
-                None => lane.signal.wait().await,
+    /// Lets a core look into its inbox, and at whatever else it was told.
+    pub(crate) fn ring(&self, core: usize) {
+        // A bell that is full rings already; one without a listener belongs to a core that has ended.
+        let _ = (&self.inboxes[core].bell).write(&[1]);
+    }
+
+    fn take(&self, core: usize) -> VecDeque<Parcel> {
+        let mut parcels = self.inboxes[core].parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *parcels)
+    }
+}
+
+/// Takes parcels from the core's inbox until the core has finished.
+pub(crate) async fn receive(core: Rc<Core>, ear: UnixStream) {
+    let mut ear = crate::sys::adopt_stream(ear.into());
+    let mut rings = [0; 64];
+    while !core.has_finished() {
+        match ear.read(&mut rings).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(core = core.id, "the core hears no other: {error}");
+                return;
             }
+        }
+        for parcel in core.state.mesh.take(core.id) {
+            core.take_parcel(parcel);
         }
     }
 }

@@ -17,11 +17,10 @@ use crate::disk::memory::BlockMemory;
 use crate::disk::recovery::RecoveryFiles;
 use crate::net;
 use anyhow::{Context, anyhow};
-use glommio::channels::channel_mesh::{FullMesh, MeshBuilder};
 use glommio::{LocalExecutorBuilder, Placement};
-use mesh::Parcel;
 use ringmq_core::{Outbox, Shard};
 use state::BrokerState;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -43,7 +42,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(crate) struct Start {
     pub(crate) core: usize,
     pub(crate) state: Arc<BrokerState>,
-    pub(crate) mesh: FullMesh<Parcel>,
+    /// Where the core hears of parcels.
+    pub(crate) ear: UnixStream,
     /// The first core has the listener.
     pub(crate) listener: Option<socket2::Socket>,
     pub(crate) cpu: Option<usize>,
@@ -51,11 +51,6 @@ pub(crate) struct Start {
     pub(crate) opened: Sender<anyhow::Result<()>>,
     /// Says that every core has opened its shards; closed without a word when one could not.
     pub(crate) go: Receiver<()>,
-}
-
-/// The mesh for so many cores.
-pub(crate) fn mesh_of(cores: usize) -> FullMesh<Parcel> {
-    MeshBuilder::full(cores, mesh::CHANNEL_PARCELS)
 }
 
 /// Starts an executor on a thread of its own.
@@ -99,7 +94,7 @@ impl Drop for EndsProcessOnPanic {
 }
 
 async fn run(start: Start) -> anyhow::Result<()> {
-    let Start { core: id, state, mesh, listener, opened, go, .. } = start;
+    let Start { core: id, state, ear, listener, opened, go, .. } = start;
     // The first timer of an executor is some 9 ms late.
     glommio::timer::sleep(Duration::from_micros(1)).await;
     let slots = match open_shards(id, &state).await {
@@ -111,28 +106,12 @@ async fn run(start: Start) -> anyhow::Result<()> {
     };
     let _ = opened.send(Ok(()));
     drop(opened);
-    // Blocks: nothing is served yet, and a core that waits in the mesh for one that failed waits for ever.
+    // Blocks: nothing is served yet.
     if go.recv().is_err() {
         return Ok(());
     }
     let core = Core::new(id, state, slots);
-    let (senders, mut receivers) = mesh.join().await.map_err(|e| anyhow!("joining cores: {e}"))?;
-    let senders = Rc::new(senders);
-    for other in (0..core.state.cores).filter(|other| *other != id) {
-        let (core, senders) = (Rc::clone(&core), Rc::clone(&senders));
-        Rc::clone(&core.loops).spawn(async move { core.mesh.carry(other, senders).await });
-    }
-    for (from, receiver) in receivers.streams() {
-        if from == id {
-            continue;
-        }
-        let receiving = Rc::clone(&core);
-        core.loops.spawn(async move {
-            while let Some(parcel) = receiver.recv().await {
-                receiving.take_parcel(parcel);
-            }
-        });
-    }
+    core.loops.spawn(mesh::receive(Rc::clone(&core), ear));
     core.loops.spawn(Rc::clone(&core).turns());
     for at in 0..core.slots.len() {
         core.loops.spawn(Rc::clone(&core.slots[at].disk).write_ahead());
@@ -143,7 +122,7 @@ async fn run(start: Start) -> anyhow::Result<()> {
         net::listen::start(&core, listener);
     }
     core.finished.wait().await;
-    end(core, senders).await;
+    end(core).await;
     Ok(())
 }
 
@@ -183,7 +162,7 @@ async fn open_shards(id: usize, state: &Arc<BrokerState>) -> anyhow::Result<Vec<
 }
 
 /// Everything begun has ended or had its time: sends the last answers, then ends every task.
-async fn end(core: Rc<Core>, senders: Rc<glommio::channels::channel_mesh::Senders<Parcel>>) {
+async fn end(core: Rc<Core>) {
     core.flush();
     within(LAST_WORDS, || !core.connections.have_output()).await;
     core.connections.close_all(&core);
@@ -192,11 +171,6 @@ async fn end(core: Rc<Core>, senders: Rc<glommio::channels::channel_mesh::Sender
         slot.disk.stop();
     }
     core.finish();
-    core.mesh.close();
-    // The carriers hold the senders; the other cores' receivers end when the channels close.
-    within(LAST_WORDS, || Rc::strong_count(&senders) == 1).await;
-    senders.close();
-    drop(senders);
     within(LAST_WORDS, || core.loops.running() == 0).await;
     if core.tasks.running() == 0 && core.loops.running() == 0 {
         core.loops.ended().await;

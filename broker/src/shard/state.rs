@@ -5,6 +5,7 @@
 use crate::config::BrokerConfig;
 use crate::control;
 use crate::data_dir::DataDir;
+use crate::shard::mesh::Mesh;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -20,6 +21,7 @@ pub(crate) struct BrokerState {
     /// Changes at every start.
     pub(crate) instance: u64,
     pub(crate) control: Arc<control::Shared>,
+    pub(crate) mesh: Mesh,
     started: Instant,
     stopping: AtomicBool,
     disk_has_room: AtomicBool,
@@ -35,6 +37,7 @@ impl BrokerState {
         cores: usize,
         instance: u64,
         control: Arc<control::Shared>,
+        mesh: Mesh,
     ) -> BrokerState {
         BrokerState {
             config,
@@ -42,6 +45,7 @@ impl BrokerState {
             cores,
             instance,
             control,
+            mesh,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             disk_has_room: AtomicBool::new(true),
