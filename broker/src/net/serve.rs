@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use super::dispatch::{self, Step};
 
@@ -23,6 +24,9 @@ use super::dispatch::{self, Step};
 const JOINED_BYTES_MAX: usize = 16 << 10;
 /// Memory for a long frame begins with this and doubles as it is filled.
 const GROW_BYTES_MIN: usize = 64 << 10;
+
+/// Waits for the next round of the executor.
+const ROUND: Duration = Duration::from_micros(1);
 
 /// Takes over a connection that another core accepted.
 pub(crate) fn adopt(core: &Rc<Core>, fd: OwnedFd, head: Vec<u8>) {
@@ -49,8 +53,9 @@ pub(crate) async fn serve(core: Rc<Core>, connection: Rc<Connection>, head: Vec<
                 let is_full = bytes == buffer.len();
                 drop(buffer);
                 if is_full {
-                    // There is more: others first.
-                    glommio::executor().yield_now().await;
+                    // There is more: others first, and completions, which glommio only looks at when
+                    // no task is ready.
+                    glommio::timer::sleep(ROUND).await;
                 }
             }
             Ok(Received::Apart) => moves_to = take_apart(&core, &connection),

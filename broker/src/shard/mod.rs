@@ -19,7 +19,9 @@ use crate::net;
 use anyhow::{Context, anyhow};
 use glommio::{LocalExecutorBuilder, Placement};
 use ringmq_core::{Outbox, Shard};
+use signal::Tasks;
 use state::BrokerState;
+use std::cell::Cell;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,9 +34,13 @@ use self::core::{Core, Slot};
 /// Memory that an executor registers on its rings: only reads of the tail of a segment and small
 /// buffers of glommio's own use it, blocks of the log come from the heap.
 const RING_MEMORY_BYTES: usize = 256 << 10;
-/// How long ready tasks keep the core before completions are looked at. glommio's default of 100 ms
-/// would hold acknowledgements back that long under load.
-const PREEMPT: Duration = Duration::from_micros(200);
+/// When glommio's preemption timer fires between polling and running, the executor goes to sleep with
+/// tasks that could run: at 200 µs one start in ten on a busy machine stood still for ever. So it is long
+/// here, and nothing depends on it: no task of ours keeps itself ready, so completions are looked at after
+/// every round of tasks.
+const PREEMPT: Duration = Duration::from_secs(2);
+/// Wakes an executor that went to sleep too early all the same; ten wake-ups a second cost nothing.
+const PULSE: Duration = Duration::from_millis(100);
 /// How long connections have to take their last answers when the broker stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -94,6 +100,20 @@ impl Drop for EndsProcessOnPanic {
 }
 
 async fn run(start: Start) -> anyhow::Result<()> {
+    let (beats, pulse) = (Rc::new(Cell::new(true)), Rc::new(Tasks::default()));
+    let beating = Rc::clone(&beats);
+    pulse.spawn(async move {
+        while beating.get() {
+            glommio::timer::sleep(PULSE).await;
+        }
+    });
+    let served = serve(start).await;
+    beats.set(false);
+    pulse.ended().await;
+    served
+}
+
+async fn serve(start: Start) -> anyhow::Result<()> {
     let Start { core: id, state, ear, listener, opened, go, .. } = start;
     // The first timer of an executor is some 9 ms late.
     glommio::timer::sleep(Duration::from_micros(1)).await;
