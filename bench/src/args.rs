@@ -193,6 +193,31 @@ impl From<FlushMode> for ringmq::Flush {
     }
 }
 
+/// Bytes of bodies that a batch may have (semantics.md: 4 MiB).
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+impl Arguments {
+    /// What no single option can see: `Err` says which contradict each other.
+    pub fn check(&self) -> Result<(), String> {
+        match &self.verb {
+            Verb::Produce(args) => args.load.check(),
+            Verb::E2e(args) => args.load.check(),
+            Verb::Consume(_) | Verb::Limits(_) => Ok(()),
+        }
+    }
+}
+
+impl Load {
+    fn check(&self) -> Result<(), String> {
+        let (batch, size) = (self.batch as usize, self.size);
+        if batch > 1 && batch.saturating_mul(size) > BATCH_BYTES_MAX {
+            let most = BATCH_BYTES_MAX / size;
+            return Err(format!("a batch has at most 4 MiB: {most} messages of {size} bytes"));
+        }
+        Ok(())
+    }
+}
+
 /// Kind of consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -28,6 +28,10 @@ use crate::schedule::{Punctuality, Schedule};
 /// A stream gives up after so many failed requests: something is wrong that time will not heal.
 const FAILURES_MAX: u64 = 100;
 
+/// An open loop that is behind ends this long after its last request was due; what it did not get to start
+/// counts as late.
+const OVERRUN_NS: u64 = 1_000_000_000;
+
 /// A request on its way; ready when it was acknowledged or failed and that was noted.
 type InFlight = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
@@ -174,12 +178,17 @@ impl Stream {
         started: &mpsc::UnboundedSender<InFlight>,
     ) -> Punctuality {
         let mut punctuality = Punctuality::default();
+        let give_up_ns = schedule.due_ns(requests).saturating_add(OVERRUN_NS);
         for index in 0..requests {
             let due_ns = schedule.due_ns(index);
             let mut now_ns = self.run.clock.now_ns();
             while now_ns < due_ns {
                 std::thread::sleep(Duration::from_nanos(due_ns - now_ns));
                 now_ns = self.run.clock.now_ns();
+            }
+            if now_ns > give_up_ns {
+                punctuality.note_missed(requests - index);
+                break;
             }
             punctuality.note(due_ns, now_ns);
             let messages = self.batch;

@@ -2,11 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 use ringmq_bench::args::Arguments;
 
 fn main() -> ExitCode {
-    match ringmq_bench::command::run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if let Err(text) = arguments.check() {
+        Arguments::command().error(ErrorKind::ValueValidation, text).exit();
+    }
+    match ringmq_bench::command::run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -17,6 +17,7 @@ use crate::run::Run;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A topic that gives nothing for so long has nothing more.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(500);
 const RECORDS_PER_POLL: usize = 4096;
 
@@ -100,7 +101,8 @@ pub async fn read_between(
     if ranges.is_empty() {
         return Ok(());
     }
-    let mut builder = client.pull_consumer(format!("bench-check-{:x}", run.id));
+    let group = format!("bench-check-{:x}", run.id);
+    let mut builder = client.pull_consumer(group.as_str());
     for (queue, start, _) in &ranges {
         builder = builder.assign((*queue).clone(), Filter::all());
         run.checker().starts_at(&queue.broker, queue.id, *start);
@@ -115,8 +117,10 @@ pub async fn read_between(
         consumer.seek(queue, SeekTo::Offset(*start)).await.context("going to the run's start")?;
     }
     let ends = ranges.iter().map(|(queue, _, end)| ((*queue).clone(), *end)).collect();
-    read_to(&mut consumer, run, ends).await?;
-    consumer.close(Duration::from_secs(5)).await.context("closing the checking consumer")
+    let read = read_to(&mut consumer, run, ends).await;
+    consumer.close(CLOSE_LIMIT).await.context("closing the checking consumer")?;
+    client.admin().delete_group(&group).await.context("removing the checking consumer's group")?;
+    read
 }
 
 /// Shows records to `run` until every queue has reached its end.

@@ -50,7 +50,7 @@ impl Schedule {
 /// How well the generator kept the schedule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Punctuality {
-    /// Requests started.
+    /// Requests that were due; those that were never started are among the late ones.
     pub started: u64,
     /// Of them, over [`LATE_AFTER_NS`] late.
     pub late: u64,
@@ -65,6 +65,12 @@ impl Punctuality {
         self.started += 1;
         self.late += u64::from(delay_ns > LATE_AFTER_NS);
         self.late_ns_max = self.late_ns_max.max(delay_ns);
+    }
+
+    /// Notes requests that were due and never started.
+    pub fn note_missed(&mut self, requests: u64) {
+        self.started += requests;
+        self.late += requests;
     }
 
     /// Adds another generator's.

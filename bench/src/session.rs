@@ -19,8 +19,6 @@ const RECORD_EXTRA_BYTES: usize = 256;
 /// Latency is measured, not cut off: far above anything but an outage.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
-/// Bytes of bodies that a batch may have (semantics.md: 4 MiB).
-const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// Clients and topic of a run.
 pub struct Session {
@@ -81,13 +79,6 @@ impl Session {
     /// A producer on each client.
     pub async fn producers(&self, load: &Load) -> anyhow::Result<Vec<Producer>> {
         let batch = load.batch as usize;
-        if batch > 1 && batch.saturating_mul(load.size) > BATCH_BYTES_MAX {
-            bail!(
-                "--batch {batch} of --size {} is above 4 MiB: at most {} messages fit a batch",
-                load.size,
-                BATCH_BYTES_MAX / load.size
-            );
-        }
         let waiting = load.in_flight as usize * batch;
         let bytes = waiting.saturating_mul(load.size + RECORD_EXTRA_BYTES);
         let (messages, bytes) = match load.rate {

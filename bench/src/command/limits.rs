@@ -22,7 +22,8 @@ pub(super) fn run(args: &Limits) -> anyhow::Result<()> {
     println!("{}\n", environment.summary());
     let rows = [
         ("durable write, 4 KiB", &limits.durable_write_4kib),
-        ("loopback round trip, 256 B", &limits.loopback_round_trip_256b),
+        ("loopback, 256 B, two CPUs", &limits.loopback_round_trip_256b_two_cpus),
+        ("loopback, 256 B, one CPU", &limits.loopback_round_trip_256b_one_cpu),
     ];
     println!("{}", figures_table(&rows));
     println!(

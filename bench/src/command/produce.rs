@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::{Extent, blank_report, conclude, show_progress};
 use crate::args::Produce;
@@ -19,6 +19,9 @@ use crate::session::Session;
 const SLICE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: &Produce) -> anyhow::Result<u8> {
+    if args.with_limits && !cfg!(target_os = "linux") {
+        bail!("--with-limits measures through io_uring, which only Linux has");
+    }
     let extent = Extent::of(&args.load);
     let session = Session::open(&args.target, true).await?;
     let producers = session.producers(&args.load).await?;
@@ -34,6 +37,7 @@ pub(super) async fn run(args: &Produce) -> anyhow::Result<u8> {
         extent.warm_up,
     );
     let progress = show_progress(&run);
+    #[cfg(target_os = "linux")]
     let raw = match args.with_limits {
         true => Some(in_turns(&mut sending, args, extent.duration).await?),
         false => {
@@ -41,6 +45,8 @@ pub(super) async fn run(args: &Produce) -> anyhow::Result<u8> {
             None
         }
     };
+    #[cfg(not(target_os = "linux"))]
+    sending.slice(extent.duration).await?;
     if !args.no_check {
         let after = session.queues().await?;
         read_between(session.client(0), &run, &before, &after).await?;
@@ -55,17 +61,18 @@ pub(super) async fn run(args: &Produce) -> anyhow::Result<u8> {
     let figures = Figures::of(&mut produced, sending.measured_ns());
     println!("{}", rate_table(&[("produce", &figures)]));
     let mut rows = vec![("response", &produced.response), ("service", &produced.service)];
-    if let Some((durable_write, round_trip)) = &raw {
-        rows.push(("raw durable 4 KiB", durable_write));
-        rows.push(("loopback round trip", round_trip));
+    #[cfg(target_os = "linux")]
+    if let Some(raw) = &raw {
+        rows.push(("raw durable 4 KiB", &raw.durable_write));
+        rows.push(("loopback, two CPUs", &raw.on_two_cpus));
+        rows.push(("loopback, one CPU", &raw.on_one_cpu));
     }
     println!("{}", latency_table(&rows));
-    if let Some((durable_write, round_trip)) = &raw {
-        let raw = Raw::of(durable_write, round_trip, &produced.service);
-        println!(
-            "service p50 is {:.2} x (raw durable write + loopback round trip = {:.0} µs)\n",
-            raw.service_p50_to_sum_ratio, raw.p50_us_sum
-        );
+    #[cfg(target_os = "linux")]
+    if let Some(raw) = &raw {
+        let service = &produced.service;
+        let raw = Raw::of(&raw.durable_write, &raw.on_two_cpus, &raw.on_one_cpu, service);
+        println!("{}\n", raw.line());
         report.raw = Some(raw);
     }
     report.produce = Some(figures);
@@ -73,15 +80,12 @@ pub(super) async fn run(args: &Produce) -> anyhow::Result<u8> {
     conclude(&report, &args.target)
 }
 
-/// Latencies of durable writes, and of round trips.
-type RawLatencies = (crate::record::Latencies, crate::record::Latencies);
-
 #[cfg(target_os = "linux")]
 async fn in_turns(
     sending: &mut Sending,
     args: &Produce,
     duration: Duration,
-) -> anyhow::Result<RawLatencies> {
+) -> anyhow::Result<crate::limits::RawSamples> {
     let mut probes = crate::limits::Probes::start(&args.dir)?;
     let mut left = duration;
     while !left.is_zero() && !sending.is_done() {
@@ -96,9 +100,4 @@ async fn in_turns(
     tokio::task::spawn_blocking(move || probes.finish())
         .await
         .context("ending the raw measurement")?
-}
-
-#[cfg(not(target_os = "linux"))]
-async fn in_turns(_: &mut Sending, _: &Produce, _: Duration) -> anyhow::Result<RawLatencies> {
-    anyhow::bail!("--with-limits measures through io_uring, which only Linux has")
 }

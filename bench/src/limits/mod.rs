@@ -15,7 +15,7 @@ use serde::Serialize;
 
 #[cfg(target_os = "linux")]
 pub use disk::{DurableWrites, sequential_write};
-pub use loopback::{RoundTrips, one_stream};
+pub use loopback::{Ends, RoundTrips, one_stream};
 
 use crate::record::{Latencies, LatencyFigures};
 
@@ -25,7 +25,8 @@ use crate::record::{Latencies, LatencyFigures};
 pub struct Limits {
     pub durable_write_4kib: LatencyFigures,
     pub sequential_write_1mib_qd4_bytes_per_second: f64,
-    pub loopback_round_trip_256b: LatencyFigures,
+    pub loopback_round_trip_256b_two_cpus: LatencyFigures,
+    pub loopback_round_trip_256b_one_cpu: LatencyFigures,
     pub loopback_one_stream_bytes_per_second: f64,
 }
 
@@ -34,12 +35,14 @@ pub struct Limits {
 pub fn measure(directory: &Path, each: Duration) -> anyhow::Result<Limits> {
     let mut probes = Probes::start(directory)?;
     probes.durable_write.measure(each)?;
-    probes.round_trip.measure(each)?;
-    let (durable_write, round_trip) = probes.finish()?;
+    probes.on_two_cpus.measure(each)?;
+    probes.on_one_cpu.measure(each)?;
+    let samples = probes.finish()?;
     Ok(Limits {
-        durable_write_4kib: durable_write.figures(),
+        durable_write_4kib: samples.durable_write.figures(),
         sequential_write_1mib_qd4_bytes_per_second: sequential_write(directory, each)?,
-        loopback_round_trip_256b: round_trip.figures(),
+        loopback_round_trip_256b_two_cpus: samples.on_two_cpus.figures(),
+        loopback_round_trip_256b_one_cpu: samples.on_one_cpu.figures(),
         loopback_one_stream_bytes_per_second: one_stream(each)
             .context("measuring one stream over the loopback")?,
     })
@@ -51,8 +54,21 @@ pub fn measure(directory: &Path, each: Duration) -> anyhow::Result<Limits> {
 pub struct Probes {
     /// 4 KiB durable writes, one at a time.
     pub durable_write: DurableWrites,
-    /// 256-byte round trips, one at a time.
-    pub round_trip: RoundTrips,
+    /// 256-byte round trips, one at a time, between CPUs.
+    pub on_two_cpus: RoundTrips,
+    /// The same on one CPU.
+    pub on_one_cpu: RoundTrips,
+}
+
+/// What [`Probes`] measured.
+#[derive(Debug)]
+pub struct RawSamples {
+    /// 4 KiB durable writes.
+    pub durable_write: Latencies,
+    /// Round trips between CPUs.
+    pub on_two_cpus: Latencies,
+    /// Round trips on one CPU.
+    pub on_one_cpu: Latencies,
 }
 
 #[cfg(target_os = "linux")]
@@ -61,18 +77,25 @@ impl Probes {
     pub fn start(directory: &Path) -> anyhow::Result<Probes> {
         Ok(Probes {
             durable_write: DurableWrites::start(directory)?,
-            round_trip: RoundTrips::start().context("starting the loopback probe")?,
+            on_two_cpus: RoundTrips::start(Ends::OnTwoCpus)
+                .context("starting the loopback probe")?,
+            on_one_cpu: RoundTrips::start(Ends::OnOneCpu).context("starting the loopback probe")?,
         })
     }
 
-    /// One slice: half of it disk, half loopback.
+    /// One slice: half of it disk, a quarter each kind of round trip.
     pub fn slice(&mut self, duration: Duration) -> anyhow::Result<()> {
         self.durable_write.measure(duration / 2)?;
-        self.round_trip.measure(duration / 2)
+        self.on_two_cpus.measure(duration / 4)?;
+        self.on_one_cpu.measure(duration / 4)
     }
 
-    /// All slices' samples: durable writes, round trips.
-    pub fn finish(self) -> anyhow::Result<(Latencies, Latencies)> {
-        Ok((self.durable_write.finish()?, self.round_trip.finish()?))
+    /// All slices' samples.
+    pub fn finish(self) -> anyhow::Result<RawSamples> {
+        Ok(RawSamples {
+            durable_write: self.durable_write.finish()?,
+            on_two_cpus: self.on_two_cpus.finish()?,
+            on_one_cpu: self.on_one_cpu.finish()?,
+        })
     }
 }

@@ -105,6 +105,10 @@ fn advise(kind: ErrorKind) -> (Exit, &'static str) {
         K::SubscriptionMismatch => {
             (Exit::Failed, "`ringmq group members` shows the subscriptions; use another --group")
         }
+        K::Fenced => (
+            Exit::Failed,
+            "stop the group's consumers first; `ringmq group members GROUP` shows them",
+        ),
         K::Unsupported => (Exit::Failed, "compare the versions of client and servers"),
         _ => (Exit::Failed, "-v shows more; the servers' logs may say why"),
     }

@@ -111,9 +111,9 @@ fn utc(text: &str) -> Option<SystemTime> {
     };
     let (date, time) = (numbers(date, '-')?, numbers(time, ':')?);
     let &[year, month, day] = date.as_slice() else { return None };
-    let (hour, minute, second) = match time.as_slice() {
-        &[hour, minute] => (hour, minute, 0),
-        &[hour, minute, second] => (hour, minute, second),
+    let (hour, minute, second) = match *time.as_slice() {
+        [hour, minute] => (hour, minute, 0),
+        [hour, minute, second] => (hour, minute, second),
         _ => return None,
     };
     if !(1970..10_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {

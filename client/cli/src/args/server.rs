@@ -1,6 +1,7 @@
 //! `dev` and `quickstart`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -71,6 +72,9 @@ pub struct Quickstart {
     /// Messages in a request; 1 sends singly, and the client gathers
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: u32,
+    /// Then send single messages at a calm 1 000/s for so long; 0 leaves it out
+    #[arg(long, default_value = "3s", value_parser = values::duration)]
+    pub calm: Duration,
     /// Where the temporary directory is made; it decides which disk is used [default: the system's]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

@@ -11,7 +11,7 @@ use ringmq::{Client, ConsumeFrom, Filter, PullConsumer, Queue, Record, SeekTo};
 use super::{CLOSE_LIMIT, connect};
 use crate::args::{Consume, Global};
 use crate::failure::Failure;
-use crate::output::{Form, epoch_ms};
+use crate::output::Form;
 use crate::record_format::write_json;
 use crate::values::Place;
 
@@ -37,11 +37,31 @@ pub(super) async fn run(args: &Consume, global: &Global) -> Result<(), Failure> 
         Some(group) => member(&client, group, args, from).await?,
         None => onlooker(&client, args, from, &ends).await?,
     };
+    let copied = copy(&mut consumer, args, global.output, &ends).await;
+    consumer.close(CLOSE_LIMIT).await?;
+    if args.group.is_none() {
+        // Whoever only looks leaves nothing behind, not on errors either.
+        client.admin().delete_group(&onlooker_group()).await?;
+    }
+    client.shutdown(CLOSE_LIMIT).await?;
+    copied
+}
+
+/// Prints records until the end, the count or an interrupt.
+async fn copy(
+    consumer: &mut PullConsumer,
+    args: &Consume,
+    form: Form,
+    ends: &HashMap<Queue, u64>,
+) -> Result<(), Failure> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     let (mut text, mut empty_polls) = (Vec::new(), 0);
     while left > 0 {
+        if !args.follow && is_at_end(consumer, ends, empty_polls) {
+            break;
+        }
         let records = tokio::select! {
             records = consumer.poll(POLL) => records?,
             _ = &mut interrupted => break,
@@ -53,7 +73,7 @@ pub(super) async fn run(args: &Consume, global: &Global) -> Result<(), Failure> 
                 continue;
             }
             left -= 1;
-            write(record, args, global.output, &mut text);
+            write(record, args, form, &mut text);
         }
         let mut out = io::stdout().lock();
         out.write_all(&text)?;
@@ -63,13 +83,13 @@ pub(super) async fn run(args: &Consume, global: &Global) -> Result<(), Failure> 
             // After it was printed, never before.
             consumer.commit().await?;
         }
-        if !args.follow && is_at_end(&consumer, &ends, empty_polls) {
-            break;
-        }
     }
-    consumer.close(CLOSE_LIMIT).await?;
-    client.shutdown(CLOSE_LIMIT).await?;
     Ok(())
+}
+
+/// The client reads under some group's name; this one lives as long as the command.
+fn onlooker_group() -> String {
+    format!("ringmq-cli-{}", std::process::id())
 }
 
 fn write(record: &Record, args: &Consume, form: Form, to: &mut Vec<u8>) {
@@ -86,9 +106,7 @@ async fn onlooker(
     from: Place,
     ends: &HashMap<Queue, u64>,
 ) -> Result<PullConsumer, Failure> {
-    let group =
-        format!("ringmq-cli-{}-{}", std::process::id(), epoch_ms(std::time::SystemTime::now()));
-    let mut builder = client.pull_consumer(group).from(ConsumeFrom::First);
+    let mut builder = client.pull_consumer(onlooker_group()).from(ConsumeFrom::First);
     for queue in ends.keys() {
         builder = builder.assign(queue.clone(), Filter::tags(&args.tags));
     }

@@ -29,13 +29,17 @@ use crate::servers::{ServerSettings, Servers};
 
 /// Listener calls at a time; each is short.
 const CONCURRENCY: usize = 64;
-/// Messages of a queue that may wait in the consumer: with 8 queues of 1 KiB some 80 MiB.
+/// Bytes of messages that may wait in the consumer.
 const WAITING_BYTES: u64 = 80 << 20;
 /// Room that a message takes in the log beside its body, and what the broker prepares ahead.
 const EXTRA_BYTES: u64 = 256;
 const AHEAD_BYTES: u64 = 1 << 30;
 /// The broker refuses writes below this share of the disk (its default), so it has to stay free.
 const RESERVE_PERCENT: u64 = 5;
+/// Messages per second of the calm phase.
+const CALM_RATE: u64 = 1_000;
+/// Messages of a queue that may wait, however large they are.
+const WAITING_MIN: u64 = 16;
 const TOPIC: &str = "quickstart";
 
 pub(super) fn run(args: &Quickstart, global: &Global) -> Result<(), Failure> {
@@ -160,43 +164,99 @@ async fn measure(args: &Quickstart, global: &Global, servers: &Servers) -> Resul
         threads: 2,
         connections: 1,
     };
-    let load = load_of(args);
     let failed = |error: anyhow::Error| Failure::new(format!("{error:#}"), "-v shows more");
     let session = Session::open(&target, true).await.map_err(failed)?;
-    let producers = session.producers(&load).await.map_err(failed)?;
-    let run = Arc::new(Run::start(0, |id| Checker::new(id, Some(0))));
-    let settings = PushSettings {
-        group: "quickstart".to_owned(),
-        topic: TOPIC.to_owned(),
-        from: ConsumeFrom::First,
-        concurrency: CONCURRENCY,
-        waiting: (WAITING_BYTES / u64::from(args.queues) / (args.size + EXTRA_BYTES)).max(16)
-            as usize,
-    };
-    let consumer = push(session.client(0), &run, &settings, args.queues as usize);
-    let consumer = consumer.await.map_err(failed)?;
-
-    let bar = Bar::show(&run, args.count, global.quiet);
-    let start_ns = run.clock.now_ns();
-    let mut sending = Sending::new(&run, &producers, TOPIC, &load, args.count, Duration::ZERO);
-    sending.slice(Duration::from_secs(24 * 3600)).await.map_err(failed)?;
-    drain(&run).await;
-    bar.finish().await;
-    consumer.close(CLOSE_LIMIT).await?;
-    drop(producers);
+    let full = Phase::full_speed(args);
+    let mut ends = vec![full.play(&session, args, global).await.map_err(failed)?];
+    if !args.calm.is_zero() {
+        ends.push(Phase::calm(args).play(&session, args, global).await.map_err(failed)?);
+    }
     session.close().await.map_err(failed)?;
-    conclude(&run, sending.measured_ns(), start_ns)
+    conclude(&ends)
 }
 
-fn load_of(args: &Quickstart) -> Load {
+/// One load on the topic, with a consumer group of its own.
+struct Phase {
+    name: &'static str,
+    load: Load,
+    messages: u64,
+    duration: Duration,
+}
+
+/// What became of a phase.
+struct Ended {
+    name: &'static str,
+    run: Arc<Run>,
+    sending_ns: u64,
+    start_ns: u64,
+}
+
+impl Phase {
+    /// As fast as acknowledgements come.
+    fn full_speed(args: &Quickstart) -> Phase {
+        Phase {
+            name: "full speed",
+            load: load_of(args, Rate::Max, args.batch),
+            messages: args.count,
+            duration: Duration::from_secs(24 * 3600),
+        }
+    }
+
+    /// What a message takes when nothing is in its way.
+    fn calm(args: &Quickstart) -> Phase {
+        let messages = u128::from(CALM_RATE) * args.calm.as_millis() / 1000;
+        Phase {
+            name: "1 000/s",
+            load: load_of(args, Rate::PerSecond(CALM_RATE), 1),
+            messages: u64::try_from(messages).unwrap_or(u64::MAX),
+            duration: args.calm,
+        }
+    }
+
+    async fn play(
+        &self,
+        session: &Session,
+        args: &Quickstart,
+        global: &Global,
+    ) -> anyhow::Result<Ended> {
+        let queues = session.queues().await?;
+        let producers = session.producers(&self.load).await?;
+        let run = Arc::new(Run::start(0, |id| Checker::new(id, None)));
+        for queue in &queues {
+            run.checker().starts_at(&queue.queue.broker, queue.queue.id, queue.max_offset);
+        }
+        let record_bytes = args.size + EXTRA_BYTES;
+        let waiting = (WAITING_BYTES / u64::from(args.queues) / record_bytes).max(WAITING_MIN);
+        let settings = PushSettings {
+            group: format!("quickstart-{:x}", run.id),
+            topic: TOPIC.to_owned(),
+            from: ConsumeFrom::Last,
+            concurrency: CONCURRENCY,
+            waiting: waiting as usize,
+        };
+        let consumer = push(session.client(0), &run, &settings, queues.len()).await?;
+        let bar = Bar::show(&run, self.messages, global.quiet);
+        let start_ns = run.clock.now_ns();
+        let warm_up = Duration::ZERO;
+        let mut sending = Sending::new(&run, &producers, TOPIC, &self.load, self.messages, warm_up);
+        sending.slice(self.duration).await?;
+        drain(&run).await;
+        bar.finish().await;
+        consumer.close(CLOSE_LIMIT).await?;
+        let sending_ns = sending.measured_ns();
+        Ok(Ended { name: self.name, run, sending_ns, start_ns })
+    }
+}
+
+fn load_of(args: &Quickstart, rate: Rate, batch: u32) -> Load {
     Load {
-        rate: Rate::Max,
+        rate,
         in_flight: args.in_flight,
         count: Some(args.count),
         duration: None,
         warmup: Some(Duration::ZERO),
         size: args.size as usize,
-        batch: args.batch,
+        batch,
         flush: match args.flush {
             Flush::Sync => FlushMode::Sync,
             Flush::Async => FlushMode::Async,
@@ -205,33 +265,50 @@ fn load_of(args: &Quickstart) -> Load {
     }
 }
 
-fn conclude(run: &Run, sending_ns: u64, start_ns: u64) -> Result<(), Failure> {
-    let correctness = Correctness::of(run, true);
-    let (mut produced, mut received) = (run.produced(), run.received());
-    let receiving_ns = run.progress().last_arrival_ns.saturating_sub(start_ns);
-    let sent = Figures::of(&mut produced, sending_ns);
+fn conclude(ends: &[Ended]) -> Result<(), Failure> {
+    let verdicts: Vec<Correctness> =
+        ends.iter().map(|ended| Correctness::of(&ended.run, true)).collect();
+    let full = &ends[0];
+    let (mut produced, mut received) = (full.run.produced(), full.run.received());
+    let receiving_ns = full.run.progress().last_arrival_ns.saturating_sub(full.start_ns);
+    let sent = Figures::of(&mut produced, full.sending_ns);
     let arrived = Figures::of(&mut received, receiving_ns);
     let mut text = rate_table(&[("produce", &sent), ("consume", &arrived)]);
     text.push('\n');
-    let rows = [("produce response", &produced.response), ("end to end", &received.response)];
+    drop((produced, received));
+
+    let recorders: Vec<_> =
+        ends.iter().map(|ended| (ended, ended.run.produced(), ended.run.received())).collect();
+    let mut rows = Vec::new();
+    for (ended, produced, received) in &recorders {
+        rows.push((format!("{}: produce response", ended.name), &produced.response));
+        rows.push((format!("{}: end to end", ended.name), &received.response));
+    }
+    let rows: Vec<_> = rows.iter().map(|(name, latencies)| (name.as_str(), *latencies)).collect();
     text.push_str(&latency_table(&rows));
     text.push('\n');
-    text.push_str(&percentile_curves(&[
-        Curve { name: "end to end", mark: 'x', latencies: &received.response },
-        Curve { name: "produce response", mark: 'o', latencies: &produced.response },
-    ]));
+    let marks = ['o', 'x', '.', '+'];
+    let curves: Vec<Curve<'_>> = rows
+        .iter()
+        .zip(marks)
+        .map(|((name, latencies), mark)| Curve { name, mark, latencies })
+        .collect();
+    text.push_str(&percentile_curves(&curves));
     text.push('\n');
-    for line in correctness.lines() {
-        text.push_str(&line);
-        text.push('\n');
+    for (ended, verdict) in ends.iter().zip(&verdicts) {
+        for line in verdict.lines() {
+            text.push_str(&format!("{}: {line}\n", ended.name));
+        }
     }
     output::print(&text)?;
-    if correctness.is_clean() {
-        return Ok(());
-    }
-    let what = match correctness.faults.is_clean() {
-        true => format!("{} sends failed", correctness.failed),
-        false => format!("messages are at fault: {}", correctness.faults),
+    judge(&verdicts)
+}
+
+fn judge(verdicts: &[Correctness]) -> Result<(), Failure> {
+    let Some(verdict) = verdicts.iter().find(|verdict| !verdict.is_clean()) else { return Ok(()) };
+    let what = match verdict.faults.is_clean() {
+        true => format!("{} sends failed", verdict.failed),
+        false => format!("messages are at fault: {}", verdict.faults),
     };
     Err(Failure::new(what, "the same with -v, and report it with what stands above"))
 }

@@ -1,0 +1,261 @@
+//! Every noun and verb against the servers that `ringmq dev` starts, and `quickstart` whole.
+#![cfg(target_os = "linux")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// On the disk that holds the build: the system's temporary directory may be in memory.
+fn directory() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the build directory can be written")
+}
+
+fn ringmq() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmq"));
+    command.env_remove("NAMESRV_ADDR");
+    command
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_child(child);
+    kill_process(pid, signal).expect("the child is ours and was not waited for");
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("the child is ours") {
+            return status.code();
+        }
+        assert!(begun.elapsed() < limit, "the process did not end within {limit:?}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// `ringmq dev` in a directory; killed when it is dropped without a stop.
+struct Dev {
+    child: Child,
+    namesrv: String,
+    greeting: String,
+}
+
+impl Dev {
+    fn start(directory: &Path) -> Dev {
+        let mut child = ringmq()
+            .args(["dev", "--namesrv-port", "0", "--broker-port", "0", "--http-port", "0"])
+            .current_dir(directory)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let mut greeting = String::new();
+        while !greeting.contains("Ctrl-C stops") {
+            let line = lines.next().expect("a greeting comes before the end");
+            greeting.push_str(&line.expect("the greeting is text"));
+            greeting.push('\n');
+        }
+        let namesrv = greeting.lines().find_map(|line| line.trim().strip_prefix("name server"));
+        let namesrv = namesrv.expect("the address is in the greeting").trim().to_owned();
+        Dev { child, namesrv, greeting }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        ringmq().args(["--namesrv", &self.namesrv]).args(arguments).output().expect("it runs")
+    }
+
+    /// Standard output of a command that must succeed.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn code(&self, arguments: &[&str]) -> Option<i32> {
+        self.run(arguments).status.code()
+    }
+
+    fn produce_lines(&self, topic: &str, lines: &str, more: &[&str]) {
+        let mut child = ringmq()
+            .args(["--namesrv", &self.namesrv, "topic", "produce", topic])
+            .args(more)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(lines.as_bytes()).expect("it reads");
+        drop(stdin);
+        assert_eq!(wait(&mut child, Duration::from_secs(30)), Some(0));
+    }
+
+    fn stop(mut self, with: Signal) {
+        signal(&self.child, with);
+        assert_eq!(wait(&mut self.child, Duration::from_secs(30)), Some(0), "a clean stop");
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // After a stop there is nothing to kill; before, a test has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn json(text: &str) -> serde_json::Value {
+    let value: serde_json::Value = serde_json::from_str(text).expect("one JSON document");
+    assert_eq!(value["schema"], 1);
+    value
+}
+
+#[test]
+fn topics_are_made_changed_and_removed() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    assert!(dev.greeting.contains("topic produce demo"), "commands to paste: {}", dev.greeting);
+
+    dev.ok(&["topic", "create", "orders", "--queues", "3", "--retention", "2h"]);
+    dev.ok(&["topic", "create", "orders", "--queues", "3", "--retention", "2h"]);
+    assert_eq!(dev.code(&["topic", "create", "orders", "--queues", "5"]), Some(1));
+    assert_eq!(dev.code(&["topic", "create", "bad name"]), Some(1));
+    assert_eq!(dev.ok(&["topic", "ls"]), "TOPIC\norders\n");
+
+    let described = json(&dev.ok(&["topic", "describe", "orders", "-o", "json"]));
+    assert_eq!(described["topic"][0]["write_queues"], 3);
+    assert_eq!(described["topic"][0]["retention_ms"], 7_200_000);
+    dev.ok(&["topic", "alter", "orders", "--flush", "async"]);
+    let described = json(&dev.ok(&["topic", "describe", "orders", "-o", "json"]));
+    assert_eq!(described["topic"][0]["flush"], "async");
+    assert_eq!(described["topic"][0]["retention_ms"], 7_200_000, "what was not named stays");
+
+    let route = json(&dev.ok(&["topic", "route", "orders", "-o", "json"]));
+    assert_eq!(route["brokers"][0]["read_queues"], 3);
+    let status = json(&dev.ok(&["cluster", "status", "-o", "json"]));
+    assert_eq!(status["brokers"][0]["state"], "ok");
+    assert_eq!(status["brokers"][0]["topics"], 1);
+    assert!(dev.ok(&["cluster", "brokers"]).contains("master"));
+
+    assert_eq!(dev.code(&["topic", "rm", "orders"]), Some(2), "nobody to ask, no --yes");
+    dev.ok(&["topic", "rm", "orders", "--yes"]);
+    assert_eq!(dev.ok(&["topic", "ls"]), "TOPIC\n");
+    for missing in [&["topic", "describe", "orders"][..], &["topic", "route", "orders"]] {
+        assert_eq!(dev.code(missing), Some(3), "{missing:?}");
+    }
+    assert_eq!(dev.code(&["topic", "produce", "orders", "--count", "1"]), Some(3));
+    assert_eq!(dev.code(&["topic", "consume", "orders"]), Some(3));
+    assert_eq!(dev.code(&["group", "describe", "nobody"]), Some(3));
+    dev.stop(Signal::INT);
+}
+
+#[test]
+fn lines_go_in_and_come_out() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    dev.ok(&["topic", "create", "t", "--queues", "1"]);
+    dev.produce_lines("t", "one\ntwo\n", &["--tag", "a", "--key", "k", "-p", "x=y"]);
+    dev.produce_lines("t", "three", &["--tag", "b"]);
+    assert_eq!(
+        dev.ok(&["topic", "consume", "t", "-f", "%t %q %o %k %g %p %v\\n"]),
+        "t 0 0 k a x=y one\nt 0 1 k a x=y two\nt 0 2  b  three\n"
+    );
+    assert_eq!(dev.ok(&["topic", "consume", "t", "--tags", "b"]), "three\n");
+    assert_eq!(dev.ok(&["topic", "consume", "t", "--from", "1", "--count", "1"]), "two\n");
+    assert_eq!(dev.ok(&["topic", "consume", "t", "--from", "last"]), "");
+    assert_eq!(dev.ok(&["topic", "consume", "t", "--from", "-10m"]), "one\ntwo\nthree\n");
+    let line = json(&dev.ok(&["topic", "consume", "t", "--count", "1", "-o", "json"]));
+    assert_eq!((&line["body"], &line["properties"]["x"]), (&"one".into(), &"y".into()));
+    assert_eq!(dev.ok(&["group", "ls"]), "GROUP\n", "who only looks leaves no group behind");
+
+    dev.ok(&["topic", "produce", "t", "--count", "5000", "--size", "100"]);
+    assert_eq!(dev.ok(&["topic", "consume", "t"]).lines().count(), 5_003);
+    let stats = json(&dev.ok(&["topic", "stats", "t", "-o", "json"]));
+    assert_eq!(stats["queues"][0]["max_offset"], 5_003);
+    dev.stop(Signal::TERM);
+}
+
+#[test]
+fn a_group_goes_on_where_it_was_also_after_a_restart() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    dev.ok(&["topic", "create", "t", "--queues", "2"]);
+    dev.produce_lines("t", "one\ntwo\n", &["--group", "in-order"]);
+    let consume = ["topic", "consume", "t", "--group", "readers"];
+    assert_eq!(dev.ok(&consume), "one\ntwo\n");
+    assert_eq!(dev.ok(&consume), "");
+    dev.produce_lines("t", "three\n", &["--group", "in-order"]);
+    let lag = json(&dev.ok(&["group", "describe", "readers", "-o", "json"]));
+    let queues = lag["queues"].as_array().expect("a list");
+    let behind: u64 = queues.iter().filter_map(|queue| queue["lag_messages"].as_u64()).sum();
+    assert_eq!(behind, 1);
+    dev.stop(Signal::TERM);
+
+    let dev = Dev::start(directory.path());
+    assert_eq!(dev.ok(&["topic", "consume", "t", "-q"]), "one\ntwo\nthree\n", "all is still there");
+    assert_eq!(dev.ok(&consume), "three\n");
+    assert_eq!(dev.ok(&["group", "ls"]), "GROUP\nreaders\n");
+    assert_eq!(dev.code(&["group", "rm", "readers"]), Some(2));
+    dev.ok(&["group", "rm", "readers", "--yes"]);
+    assert_eq!(dev.ok(&["group", "ls"]), "GROUP\n");
+    dev.stop(Signal::INT);
+}
+
+#[test]
+fn a_second_dev_on_the_same_data_is_refused() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    let output = ringmq()
+        .args(["dev", "--namesrv-port", "0", "--broker-port", "0", "--http-port", "0"])
+        .current_dir(directory.path())
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("ringmq-data"), "the directory is named: {stderr}");
+    dev.stop(Signal::INT);
+}
+
+#[test]
+fn quickstart_checks_everything_and_cleans_up() {
+    let directory = directory();
+    let output = ringmq()
+        .args(["quickstart", "--count", "5000", "--queues", "4", "--in-flight", "8"])
+        .args(["--calm", "1s", "--dir"])
+        .arg(directory.path())
+        .output()
+        .expect("the binary runs");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    for part in [
+        "messages/s",
+        "p99.99",
+        "end to end",
+        "percentile",
+        "full speed: 5 000 acknowledged, 5 000 received: nothing lost",
+        "1 000/s: ",
+    ] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 0);
+}
+
+#[test]
+fn an_interrupted_quickstart_cleans_up() {
+    let directory = directory();
+    let mut child = ringmq()
+        .args(["quickstart", "--count", "100000000", "--size", "64", "--dir"])
+        .arg(directory.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let sending = lines.any(|line| line.expect("text").contains("receives and checks"));
+    assert!(sending, "it says when the messages go");
+    signal(&child, Signal::INT);
+    assert_eq!(wait(&mut child, Duration::from_secs(60)), Some(1));
+    assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 0);
+}
