@@ -48,7 +48,12 @@ impl Process {
 
     /// Starts a server; what it says on standard error when it ends before it is ready is the error.
     pub fn try_start(name: &str, binary_name: &str, args: &[String]) -> Result<Process, String> {
-        let mut child = Command::new(binary(binary_name))
+        let mut command = Command::new(binary(binary_name));
+        // RINGMQ_* are a server's settings, and our own switches are none of them.
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("RINGMQ_")) {
+            command.env_remove(key);
+        }
+        let mut child = command
             .args(args)
             .env("RINGMQ_LOG", "warn")
             .stdin(Stdio::null())
