@@ -164,6 +164,9 @@ impl BrokerHandle {
             if self.cores.iter().any(JoinHandle::is_finished) {
                 bail!("an executor ended before the broker was ready");
             }
+            if self.state.control.failed().contains(&true) {
+                bail!("{}", self.state.control.unready().unwrap_or_default());
+            }
             if begun.elapsed() > READY_PATIENCE {
                 bail!("the shards were not ready within {} s", READY_PATIENCE.as_secs());
             }

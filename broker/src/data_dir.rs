@@ -62,6 +62,9 @@ impl DataDir {
     ) -> anyhow::Result<DataDir> {
         fs::create_dir_all(path)
             .with_context(|| format!("cannot make the data directory {}", path.display()))?;
+        // glommio opens what a relative path names, but not what a later one beside it does.
+        let path = &fs::canonicalize(path)
+            .with_context(|| format!("cannot find the data directory {}", path.display()))?;
         let lock = lock(path)?;
         let file = path.join(IDENTITY);
         let identity = match fs::read_to_string(&file) {

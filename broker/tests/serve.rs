@@ -105,6 +105,17 @@ fn sigterm_ends_it_in_order_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_relative_data_directory_is_fine() {
+    let folder = Process::folder();
+    let mut command = Process::command(std::path::Path::new("data"));
+    command.args(["--shards", "1"]).current_dir(folder.path());
+    let broker = Process::run(command);
+    let mut wire = Wire::connect(&broker.address, 0);
+    let topic = wire.create_topic("orders", 1);
+    assert_eq!(wire.produce(topic, 0, 0, &[b"hello"]), Ok(0));
+}
+
+#[test]
 fn a_second_broker_on_the_same_data_or_port_says_so() {
     let folder = Process::folder();
     let broker = Process::start(&data(&folder), &[]);

@@ -145,10 +145,10 @@ impl Connection {
     /// An answer is there; returns how long the request took, in ns, if it is the one that is timed.
     pub(crate) fn answered(&self, head: &[u8]) -> Option<u64> {
         let in_flight = self.in_flight.get();
-        if in_flight > 0 {
-            // Which request had how many bytes is not worth a table: the average is taken off.
-            let bytes = self.in_flight_bytes.get();
-            self.in_flight_bytes.set(bytes - bytes / in_flight);
+        // Which request had how many bytes is not worth a table: the average is taken off.
+        let bytes = self.in_flight_bytes.get();
+        if let Some(average) = bytes.checked_div(in_flight) {
+            self.in_flight_bytes.set(bytes - average);
             self.in_flight.set(in_flight - 1);
         }
         let (correlation, begun) = self.timed.get()?;

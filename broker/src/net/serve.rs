@@ -6,7 +6,7 @@
 //! - a connection that broke the protocol is told why, then closed.
 
 use super::connection::Connection;
-use crate::shard::core::Core;
+use crate::shard::core::{Core, RECEIVE_BYTES};
 use crate::shard::mesh::Parcel;
 use crate::sys;
 use ringmq_schema::frame;
@@ -48,11 +48,8 @@ pub(crate) async fn serve(core: Rc<Core>, connection: Rc<Connection>, head: Vec<
         match receive(&core, &connection).await {
             Ok(Received::Nothing) | Err(_) => break,
             Ok(Received::Joined(bytes)) => {
-                let buffer = core.receive.borrow();
-                moves_to = take(&core, &connection, &buffer[..bytes]);
-                let is_full = bytes == buffer.len();
-                drop(buffer);
-                if is_full {
+                moves_to = take(&core, &connection, &core.receive.borrow()[..bytes]);
+                if bytes == RECEIVE_BYTES {
                     // There is more: others first, and completions, which glommio only looks at when
                     // no task is ready.
                     glommio::timer::sleep(ROUND).await;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes received at once, for all connections of the core.
-const RECEIVE_BYTES: usize = 256 << 10;
+pub(crate) const RECEIVE_BYTES: usize = 256 << 10;
 /// The core's number stands in the highest bits of a connection's.
 const CORE_SHIFT: u32 = 48;
 

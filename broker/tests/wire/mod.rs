@@ -1,5 +1,5 @@
 //! A blocking client of a few lines, which shares only the schema with the broker, and broker processes.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use ringmq_schema::admin::{CreateTopic, CreateTopicArgs, Topic, TopicAnswer, TopicArgs};
 use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};
@@ -217,7 +217,14 @@ impl Process {
 
     /// Starts a broker and waits until it is ready.
     pub fn start(data: &Path, more: &[&str]) -> Process {
-        let mut child = Process::command(data).args(more).spawn().unwrap();
+        let mut command = Process::command(data);
+        command.args(more);
+        Process::run(command)
+    }
+
+    /// Runs a command that is a broker, until it is ready.
+    pub fn run(mut command: Command) -> Process {
+        let mut child = command.spawn().unwrap();
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let address = ready.split_whitespace().find_map(|word| word.strip_prefix("listen="));
