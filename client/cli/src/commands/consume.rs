@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringmq::{Client, ConsumeFrom, Filter, PullConsumer, Queue, Record, SeekTo};
 
@@ -17,6 +17,8 @@ use crate::values::Place;
 
 /// How long a poll waits; interrupts are seen at once all the same.
 const POLL: Duration = Duration::from_millis(500);
+/// A group gives a dead member's queues to others after its session timeout, 10 s by default.
+const OWN_NONE_MAX: Duration = Duration::from_secs(15);
 /// With a filter, positions stand still over messages that do not match: so many polls without a message
 /// mean that the end was reached.
 const EMPTY_POLLS_AT_END: u32 = 2;
@@ -58,15 +60,21 @@ async fn copy(
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     let (mut text, mut empty_polls) = (Vec::new(), 0);
+    let begun = Instant::now();
     while left > 0 {
-        if !args.follow && is_at_end(consumer, ends, empty_polls) {
+        let owns_none = consumer.positions().is_empty();
+        if !args.follow && !owns_none && is_at_end(consumer, ends, empty_polls) {
+            break;
+        }
+        if !args.follow && owns_none && begun.elapsed() > OWN_NONE_MAX {
+            eprintln!("this member was given no queue: others of the group have them all");
             break;
         }
         let records = tokio::select! {
             records = consumer.poll(POLL) => records?,
             _ = &mut interrupted => break,
         };
-        empty_polls = if records.is_empty() { empty_polls + 1 } else { 0 };
+        empty_polls = if records.is_empty() && !owns_none { empty_polls + 1 } else { 0 };
         for record in &records {
             let beyond = ends.get(record.queue()).is_some_and(|end| record.offset() >= *end);
             if left == 0 || (beyond && !args.follow) {
@@ -148,6 +156,5 @@ fn is_at_end(consumer: &PullConsumer, ends: &HashMap<Queue, u64>, empty_polls: u
     let positions = consumer.positions();
     let reached =
         |(queue, position): &(Queue, u64)| ends.get(queue).is_none_or(|end| position >= end);
-    // A member may own some queues only, or none yet.
-    (!positions.is_empty() && positions.iter().all(reached)) || empty_polls >= EMPTY_POLLS_AT_END
+    positions.iter().all(reached) || empty_polls >= EMPTY_POLLS_AT_END
 }
