@@ -35,6 +35,17 @@ impl Answer {
     }
 }
 
+/// What a fetch brought.
+#[derive(Debug, Clone, Default)]
+pub struct Fetched {
+    /// Bodies by offset.
+    pub bodies: Vec<(u64, Vec<u8>)>,
+    /// Where to go on.
+    pub next: u64,
+    /// The high watermark.
+    pub high: u64,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Wire {
@@ -157,13 +168,13 @@ impl Wire {
         })
     }
 
-    /// Reads a queue from `offset` on: bodies by offset, and where to go on.
+    /// Reads a queue from `offset` on.
     pub fn fetch(
         &mut self,
         (topic, queue, shard): (u32, u32, u16),
         offset: u64,
         wait_ms: u32,
-    ) -> Result<(Vec<(u64, Vec<u8>)>, u64, u64)> {
+    ) -> Result<Fetched> {
         let answer = self.call(Opcode::Fetch, shard, &[], |fbb| {
             let queues = [FetchQueue::new(topic, queue, offset, 0, 0, 0)];
             let queues = Some(fbb.create_vector(&queues));
@@ -198,7 +209,7 @@ impl Wire {
             let body = message.body().map(|b| b.bytes().to_vec()).unwrap_or_default();
             bodies.push((header.offset.get(), body));
         }
-        Ok((bodies, next, high))
+        Ok(Fetched { bodies, next, high })
     }
 }
 

@@ -285,8 +285,8 @@ fn a_body_above_four_mebibytes() {
     wire.produce((topic, 0, shard), &records, 1, Flush::Sync).unwrap();
     let answer = wire.receive().unwrap();
     assert_eq!(answer.status, Status::Ok, "{}", answer.refusal());
-    let (found, ..) = wire.fetch((topic, 0, shard), 0, 1000).unwrap();
-    assert_eq!(found[0].1, largest);
+    let fetched = wire.fetch((topic, 0, shard), 0, 1000).unwrap();
+    assert_eq!(fetched.bodies[0].1, largest);
     let body = vec![1u8; limits::BODY_BYTES_MAX + 100_000];
     let mut frame = Vec::new();
     let payload = {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Programs that the suite runs, and the Debian packages that have them.
 const TOOLS: &[(&str, &str)] =
-    &[("mkfs.ext4", "e2fsprogs"), ("losetup", "mount"), ("ip", "iproute2"), ("strace", "strace")];
+    &[("mkfs.ext4", "e2fsprogs"), ("losetup", "mount"), ("xfs_io", "xfsprogs")];
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let mut missing: Vec<_> =
@@ -18,7 +18,17 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     if !is_root() {
         bail!("mounts and network namespaces are made: run it as root");
     }
-    let mut command = cargo(&["test", "-p", "ringmq-tests", "--features", "faults", "--"]);
+    let mut command = cargo(&[
+        "test",
+        "-p",
+        "ringmq-tests",
+        "--features",
+        "faults",
+        "--test",
+        "power_loss",
+        "--",
+        "--nocapture",
+    ]);
     command.args(args);
     crate::run(command)
 }

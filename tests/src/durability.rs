@@ -1,0 +1,233 @@
+//! A journal of what was sent and acknowledged, and the comparison with what is there after a crash.
+//!
+//! Every message is numbered; it is acknowledged with its offset, or its outcome is unknown. After a restart
+//! everything acknowledged must be at its offset with its bytes; what was unknown may be there; nothing
+//! else may, offsets have no gap, and what was read once is there for ever.
+#![allow(clippy::missing_panics_doc)] // Panicking is how a test says that a promise is broken.
+
+use crate::server::{BrokerOptions, PATIENCE, Process};
+use crate::wire::{Wire, base_offset, run};
+use ringmq_schema::error::Status;
+use ringmq_schema::placement::shard_of_queue;
+use ringmq_schema::produce::Flush;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const IN_FLIGHT: usize = 16;
+
+/// Topic id, queue, shard.
+pub type Target = (u32, u32, u16);
+
+/// Of one queue.
+#[derive(Debug, Default)]
+struct Journal {
+    /// Acknowledged: number by offset.
+    acknowledged: BTreeMap<u64, u64>,
+    /// First offset whose content was not read yet.
+    verified: u64,
+    /// Number at each offset that was read.
+    read: Vec<u64>,
+}
+
+/// Load on every queue of a topic, and its journal.
+#[derive(Debug)]
+pub struct Load {
+    topic: u32,
+    shards: u16,
+    /// Whether every third batch is ASYNC.
+    mixed: bool,
+    numbers: Arc<AtomicU64>,
+    acknowledged: Arc<AtomicU64>,
+    journals: Vec<Arc<Mutex<Journal>>>,
+}
+
+/// Producers at work.
+#[derive(Debug)]
+pub struct Producers(Vec<std::thread::JoinHandle<()>>);
+
+impl Producers {
+    /// Waits until all have noticed that the broker is gone.
+    pub fn join(self) {
+        for producer in self.0 {
+            producer.join().expect("a producer found a broken promise");
+        }
+    }
+}
+
+impl Load {
+    /// Makes a topic of `queues` queues to load.
+    pub fn new(broker: &Process, queues: u32, mixed: bool) -> Load {
+        let mut wire = Wire::connect(broker.address(), 0).expect("the broker serves");
+        let topic = wire.create_topic("orders", queues).expect("the topic is made");
+        Load {
+            topic,
+            shards: wire.shards,
+            mixed,
+            numbers: Arc::default(),
+            acknowledged: Arc::default(),
+            journals: (0..queues).map(|_| Arc::default()).collect(),
+        }
+    }
+
+    fn target(&self, queue: u32) -> Target {
+        (self.topic, queue, shard_of_queue(self.topic, queue, self.shards))
+    }
+
+    /// Messages acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// A producer for each queue, until the broker is gone.
+    pub fn start(&self, address: SocketAddr) -> Producers {
+        let start = |(queue, journal): (usize, &Arc<Mutex<Journal>>)| {
+            let target = self.target(queue as u32);
+            let (numbers, acknowledged) =
+                (Arc::clone(&self.numbers), Arc::clone(&self.acknowledged));
+            let (journal, mixed) = (Arc::clone(journal), self.mixed);
+            std::thread::spawn(move || {
+                send(address, target, mixed, &numbers, &journal, &acknowledged);
+            })
+        };
+        Producers(self.journals.iter().enumerate().map(start).collect())
+    }
+
+    /// Waits until so many more are acknowledged.
+    pub fn wait_for(&self, more: u64) {
+        let goal = self.acknowledged() + more;
+        let deadline = Instant::now() + PATIENCE;
+        while self.acknowledged() < goal {
+            assert!(Instant::now() < deadline, "the broker takes nothing");
+            std::thread::park_timeout(Duration::from_micros(200));
+        }
+    }
+
+    /// What is acknowledged in each queue at this moment: the end of what must survive.
+    pub fn snapshot(&self) -> Vec<u64> {
+        let end = |journal: &Arc<Mutex<Journal>>| {
+            let journal = journal.lock().expect("not poisoned");
+            journal.acknowledged.last_key_value().map_or(0, |(offset, _)| offset + 1)
+        };
+        self.journals.iter().map(end).collect()
+    }
+
+    /// Whatever was acknowledged at or after these offsets is of unknown outcome.
+    pub fn forget_beyond(&self, ends: &[u64]) {
+        for (journal, end) in self.journals.iter().zip(ends) {
+            journal.lock().expect("not poisoned").acknowledged.split_off(end);
+        }
+    }
+
+    /// Reads what is new in every queue and compares it with the journal.
+    pub fn verify(&self, address: SocketAddr) {
+        for (queue, journal) in self.journals.iter().enumerate() {
+            let mut journal = journal.lock().expect("not poisoned");
+            verify(address, self.target(queue as u32), &mut journal);
+        }
+    }
+
+    /// Reads everything from the beginning: what was seen is never taken back.
+    pub fn verify_all(&self, address: SocketAddr) {
+        for (queue, journal) in self.journals.iter().enumerate() {
+            let mut journal = journal.lock().expect("not poisoned");
+            let seen = std::mem::take(&mut journal.read);
+            journal.verified = 0;
+            verify(address, self.target(queue as u32), &mut journal);
+            assert_eq!(journal.read[..seen.len()], seen[..], "queue {queue}");
+        }
+    }
+}
+
+fn body(number: u64) -> Vec<u8> {
+    let length = 8 + (number.wrapping_mul(0x9e37_79b9) % 3000) as usize;
+    let mut body = number.to_le_bytes().to_vec();
+    body.resize(length, number as u8);
+    body
+}
+
+/// Sends until the broker dies; journals what it acknowledged.
+fn send(
+    address: SocketAddr,
+    (topic, queue, shard): Target,
+    mixed: bool,
+    numbers: &AtomicU64,
+    journal: &Mutex<Journal>,
+    acknowledged: &AtomicU64,
+) {
+    let Ok(mut wire) = Wire::connect(address, shard) else { return };
+    let mut in_flight: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    loop {
+        while in_flight.len() < IN_FLIGHT {
+            let count = 1 + numbers.load(Ordering::Relaxed) % 7;
+            let first = numbers.fetch_add(count, Ordering::Relaxed);
+            let batch: Vec<u64> = (first..first + count).collect();
+            let bodies: Vec<Vec<u8>> = batch.iter().map(|n| body(*n)).collect();
+            let records = run(topic, queue, &bodies);
+            let to = (topic, queue, shard);
+            // SYNC and ASYNC mixed: both survive kill -9.
+            let flush = if mixed && first.is_multiple_of(3) { Flush::Async } else { Flush::Sync };
+            let Ok(id) = wire.produce(to, &records, count as u32, flush) else { return };
+            in_flight.insert(id, batch);
+        }
+        let Ok(answer) = wire.receive() else { return };
+        // A disk that is gone refuses writes: as good as dead.
+        if answer.status == Status::ShardFailed {
+            return;
+        }
+        assert_eq!(answer.status, Status::Ok, "{}", answer.refusal());
+        let base = base_offset(&answer).expect("an answer to produce");
+        let batch = in_flight.remove(&answer.correlation).expect("it was asked for");
+        acknowledged.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        let mut journal = journal.lock().expect("not poisoned");
+        for (n, number) in batch.into_iter().enumerate() {
+            journal.acknowledged.insert(base + n as u64, number);
+        }
+    }
+}
+
+/// Reads what is new in a queue and compares it with the journal.
+fn verify(address: SocketAddr, (topic, queue, shard): Target, journal: &mut Journal) {
+    let mut wire = Wire::connect(address, shard).expect("the broker serves");
+    loop {
+        let fetched =
+            wire.fetch((topic, queue, shard), journal.verified, 0).expect("the queue can be read");
+        let (next, high) = (fetched.next, fetched.high);
+        for (offset, bytes) in fetched.bodies {
+            assert_eq!(offset, journal.read.len() as u64, "queue {queue}: offsets have a gap");
+            let number = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+            assert_eq!(bytes, body(number), "queue {queue}, offset {offset}: foreign bytes");
+            if let Some(expected) = journal.acknowledged.get(&offset) {
+                assert_eq!(number, *expected, "queue {queue}, offset {offset}: another message");
+            }
+            journal.read.push(number);
+        }
+        journal.verified = next;
+        if next >= high {
+            break;
+        }
+    }
+    let last = journal.acknowledged.last_key_value().map_or(0, |(offset, _)| offset + 1);
+    assert!(
+        journal.verified >= last,
+        "queue {queue}: {} acknowledged messages are lost",
+        last - journal.verified
+    );
+}
+
+/// After kill -9 the kernel still tears the rings down for some ms: the lock holds until then.
+pub fn restart(options: &BrokerOptions) -> Process {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Process::try_start(&options.name, "ringmq-broker", &options.args()) {
+            Ok(process) => return process,
+            Err(error) => {
+                let locked = error.contains("lock") || error.contains("another broker");
+                assert!(locked && Instant::now() < deadline, "{error}");
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+    }
+}
