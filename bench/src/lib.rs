@@ -15,6 +15,7 @@ pub mod args;
 pub mod check;
 pub mod command;
 pub mod environment;
+pub mod faults;
 pub mod limits;
 pub mod load;
 pub mod payload;
