@@ -1,6 +1,6 @@
 //! The cluster that a run uses: clients, producers and the topic.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use ringmq::{Client, ErrorKind, Producer, QueueStats, TopicSpec};
@@ -19,6 +19,9 @@ const RECORD_EXTRA_BYTES: usize = 256;
 /// Latency is measured, not cut off: far above anything but an outage.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+/// Ten times the longest that an ASYNC message stays invisible by default.
+const VISIBLE_LIMIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Clients and topic of a run.
 pub struct Session {
@@ -74,6 +77,25 @@ impl Session {
     pub async fn queues(&self) -> anyhow::Result<Vec<QueueStats>> {
         let stats = self.clients[0].admin().topic_stats(&self.topic).await;
         stats.context("asking where the topic's queues stand")
+    }
+
+    /// Where the queues stand once `messages` more than at `before` can be read: what was acknowledged
+    /// ASYNC shows as soon as it is durable. After a while whatever is there is the answer.
+    pub async fn queues_after(
+        &self,
+        before: &[QueueStats],
+        messages: u64,
+    ) -> anyhow::Result<Vec<QueueStats>> {
+        let total = |stats: &[QueueStats]| stats.iter().map(|queue| queue.max_offset).sum::<u64>();
+        let goal = total(before) + messages;
+        let deadline = Instant::now() + VISIBLE_LIMIT;
+        loop {
+            let after = self.queues().await?;
+            if total(&after) >= goal || Instant::now() >= deadline {
+                return Ok(after);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// A producer on each client.

@@ -74,3 +74,8 @@ pub use producer::{Delivery, Producer, ProducerBuilder, SendReceipt, SendStatus}
 pub use record::Record;
 pub use ringmq_schema::error::Status;
 pub use route::{BrokerRoute, Queue, TopicRoute};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -48,7 +48,8 @@ pub(super) async fn run(args: &Produce) -> anyhow::Result<u8> {
     #[cfg(not(target_os = "linux"))]
     sending.slice(extent.duration).await?;
     if !args.no_check {
-        let after = session.queues().await?;
+        let acknowledged = run.checker().acknowledged();
+        let after = session.queues_after(&before, acknowledged).await?;
         read_between(session.client(0), &run, &before, &after).await?;
     }
     drop(progress);

@@ -89,6 +89,8 @@ pub(crate) struct GroupState {
     version: u64,
     /// Until then, owners known from the log may come back and keep their queues.
     grace_end_us: u64,
+    /// Owners that came back and went again: for them the grace is over.
+    gone: BTreeSet<Member>,
 }
 
 /// Why a heartbeat is refused.
@@ -109,6 +111,7 @@ impl GroupState {
             target: BTreeMap::new(),
             version: first_version,
             grace_end_us,
+            gone: BTreeSet::new(),
         }
     }
 
@@ -187,6 +190,7 @@ impl GroupState {
 
     /// Takes a member out; gives back its parked heartbeat.
     pub(crate) fn leave(&mut self, member: Member) -> Option<MemberState> {
+        self.gone.insert(member);
         self.members.remove(&member)
     }
 
@@ -266,6 +270,9 @@ impl GroupState {
             }
             self.owners.insert(queue, owner);
         }
+        if now_us >= self.grace_end_us {
+            self.gone.clear();
+        }
         self.refresh_answers();
         assign
     }
@@ -276,7 +283,7 @@ impl GroupState {
             return true;
         }
         let Some(state) = self.members.get(&owner.member) else {
-            return now_us >= self.grace_end_us;
+            return now_us >= self.grace_end_us || self.gone.contains(&owner.member);
         };
         match owner.phase {
             Phase::Revoking { since_us, version } => {
@@ -450,6 +457,10 @@ mod tests {
         beat(&mut group, 7, 1);
         assert_eq!(group.members[&7].queues.len(), 4);
         assert!(group.members[&7].queues.iter().all(|(_, generation)| *generation == 5));
+        group.leave(7);
+        group.retarget(&placed(), "a");
+        settle(&mut group, 2);
+        assert_eq!(group.members[&8].queues.len(), 8, "7 came back and left: nobody waits for it");
         let mut group = GroupState::new(1, 1 << 32, 10_000_000);
         let queue = QueueId { topic: 1, queue: 0 };
         group.owned(&Ownership { group: 1, queue, member: 7, generation: 5 });
