@@ -5,8 +5,12 @@ use anyhow::bail;
 use std::path::Path;
 
 /// Programs that the suite runs, and the Debian packages that have them.
-const TOOLS: &[(&str, &str)] =
-    &[("mkfs.ext4", "e2fsprogs"), ("losetup", "mount"), ("xfs_io", "xfsprogs")];
+const TOOLS: &[(&str, &str)] = &[
+    ("mkfs.ext4", "e2fsprogs"),
+    ("losetup", "mount"),
+    ("xfs_io", "xfsprogs"),
+    ("strace", "strace"),
+];
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let mut missing: Vec<_> =
@@ -26,6 +30,8 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         "faults",
         "--test",
         "power_loss",
+        "--test",
+        "hosts",
         "--",
         "--nocapture",
     ]);

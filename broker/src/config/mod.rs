@@ -1,7 +1,7 @@
 //! Settings of a broker.
 //!
 //! One table names every key with its type, default and meaning; file, environment, flags, help and
-//! `--print-config` all read it, so that none can miss a key. See [`layers`] for who wins.
+//! `--print-config` all read it, so that none can miss a key. See `layers.rs` for who wins.
 
 mod layers;
 mod value;

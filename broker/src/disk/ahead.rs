@@ -39,6 +39,9 @@ pub(crate) struct Ahead {
     waiting: Waiters,
     signal: Signal,
     stopped: Cell<bool>,
+    /// A sync of ours failed. The kernel tells each failure once per descriptor: the log's own sync of
+    /// the same file would succeed, and what it covers could be gone.
+    failure: RefCell<Option<DiskError>>,
 }
 
 impl Ahead {
@@ -51,6 +54,7 @@ impl Ahead {
             waiting: Waiters::default(),
             signal: Signal::default(),
             stopped: Cell::new(bytes == 0),
+            failure: RefCell::new(None),
         }
     }
 
@@ -72,6 +76,11 @@ impl Ahead {
         if meets() {
             self.waiting.wait_while(meets).await;
         }
+    }
+
+    /// Why no sync of these files can be believed any more, if one failed here.
+    pub(crate) fn failure(&self) -> Option<DiskError> {
+        self.failure.borrow().clone()
     }
 
     /// A segment was made, or the end has come.
@@ -124,7 +133,7 @@ impl Ahead {
                 block.shared()
             });
             if let Err(error) = self.zero(segments, Rc::clone(buffer), range).await {
-                // Only comfort is lost: the log's own writes report what matters.
+                // A failed write of zeros costs comfort only; a failed sync fails the log's next one.
                 tracing::warn!("writing ahead of the log stops: {error}");
                 self.stopped.set(true);
             }
@@ -160,8 +169,11 @@ impl Ahead {
         self.waiting.wake();
         written.map_err(|error| super::segment::failed(operation(), error))?;
         // The extents of the chunk become written ones now, not with the next append.
-        let synced = file.fdatasync().await;
-        synced.map_err(|error| super::segment::failed(operation(), error))?;
+        if let Err(error) = file.fdatasync().await {
+            let error = super::segment::failed(operation(), error);
+            *self.failure.borrow_mut() = Some(error.clone());
+            return Err(error);
+        }
         self.zeroed.set(range.end);
         Ok(())
     }

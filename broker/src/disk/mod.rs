@@ -83,7 +83,8 @@ impl Disk {
             let synced = segment.file(false).await?.fdatasync().await;
             synced.map_err(|error| failed(format!("sync positions {from} to {to}"), error))?;
         }
-        Ok(())
+        // promise: ack-is-durable. A sync beside this one may have been told of a failure instead.
+        self.ahead.failure().map_or(Ok(()), Err)
     }
 
     /// Makes a segment ready to be written.
