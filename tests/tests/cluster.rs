@@ -243,11 +243,11 @@ fn a_cluster_survives_the_death_of_one_of_each_kind() {
     }
     let queues: BTreeSet<(&str, u32)> =
         acknowledged.keys().map(|(broker, queue, _)| (broker.as_str(), *queue)).collect();
-    println!(
+    ringmq_tests::say(format_args!(
         "cluster: {} messages acknowledged in {} queues, all received by both groups",
         acknowledged.len(),
         queues.len()
-    );
+    ));
     runtime.block_on(client.shutdown(Duration::from_secs(10))).unwrap();
     for broker in cluster.brokers.into_iter().flatten() {
         assert_eq!(broker.terminate(), Some(0));

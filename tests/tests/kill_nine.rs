@@ -23,5 +23,8 @@ fn kill_nine_loses_nothing_acknowledged() {
         load.verify(broker.address());
     }
     load.verify_all(broker.address());
-    println!("kill -9: {cycles} cycles, {} messages acknowledged, 0 lost", load.acknowledged());
+    ringmq_tests::say(format_args!(
+        "kill -9: {cycles} cycles, {} messages acknowledged, 0 lost",
+        load.acknowledged()
+    ));
 }

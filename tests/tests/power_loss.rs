@@ -81,7 +81,10 @@ fn power_loss_loses_nothing_acknowledged() {
         load.verify(broker.address());
     }
     load.verify_all(broker.address());
-    println!("power loss: {cycles} cycles, {} messages acknowledged, 0 lost", load.acknowledged());
+    ringmq_tests::say(format_args!(
+        "power loss: {cycles} cycles, {} messages acknowledged, 0 lost",
+        load.acknowledged()
+    ));
     assert_eq!(broker.terminate(), Some(0));
     disk.unplug();
 }

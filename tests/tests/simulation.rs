@@ -54,7 +54,7 @@ fn simulation_seeds_are_clean() {
         println!("simulation: seed {seed} and {} like it: {found}", count - 1);
         println!("  replay: cargo xtask sim {seed}");
     }
-    println!(
+    ringmq_tests::say(format_args!(
         "simulation: {} seeds clean, {} crashes ({} power losses), {} acknowledged messages checked, \
          {} records read back, {} lost with the power as allowed, {} commits, {} failed disk operations, {} segments, \
          {} events",
@@ -68,7 +68,7 @@ fn simulation_seeds_are_clean() {
         total.failed_operations,
         total.segments,
         total.events,
-    );
+    ));
     assert!(failures.is_empty(), "{} of {count} seeds broke a promise", failures.len());
 }
 

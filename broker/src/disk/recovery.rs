@@ -7,10 +7,15 @@ use super::segment::{base_of, failed, file_name};
 use ringmq_core::{DiskError, LogFiles, SegmentFile};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Zeros written at once.
 const WIPE_BYTES: usize = 1 << 20;
+
+/// Longest wait for the writes of a broker that was killed. Seen: some 10 ms; a disk that takes longer
+/// than this for one write is broken.
+const LANDING_MAX: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -38,6 +43,9 @@ impl RecoveryFiles {
             Ok(segments)
         };
         let segments = list().map_err(|e| failed(format!("list {}", folder.display()), e))?;
+        for segment in &segments {
+            await_landing(&folder.join(file_name(segment.base)))?;
+        }
         Ok(RecoveryFiles { folder, segments, open: None })
     }
 
@@ -61,6 +69,23 @@ impl RecoveryFiles {
         }
         let (_, file) = self.open.as_ref().expect("opened above");
         Ok((file, position - segment.base))
+    }
+}
+
+/// Waits until no write of an earlier process is under way in a file: each holds a shared lock until it
+/// has ended.
+fn await_landing(path: &Path) -> Result<(), DiskError> {
+    let failed = |error: std::io::Error| failed(format!("lock {}", path.display()), error);
+    let file = File::open(path).map_err(failed)?;
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LANDING_MAX => {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
     }
 }
 
@@ -126,5 +151,25 @@ mod tests {
         assert!(files.read(8150, &mut out).is_err(), "across two segments");
         assert!(files.read(1 << 20, &mut out).is_err());
         files.sync().unwrap();
+    }
+
+    #[test]
+    fn recovery_waits_for_writes_of_a_dead_broker() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(file_name(0));
+        fs::write(&path, vec![0; 4096]).unwrap();
+        let held = File::open(&path).unwrap();
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::LockShared).unwrap();
+        let folder = dir.path().to_owned();
+        let (sender, opened) = std::sync::mpsc::channel();
+        let recovery = std::thread::spawn(move || {
+            let files = RecoveryFiles::open(folder);
+            sender.send(()).unwrap();
+            files.unwrap();
+        });
+        assert!(opened.recv_timeout(Duration::from_millis(100)).is_err(), "it waits");
+        drop(held);
+        opened.recv_timeout(Duration::from_secs(5)).unwrap();
+        recovery.join().unwrap();
     }
 }

@@ -4,7 +4,10 @@
 //! - a file bears its final name only once it has its whole length, durably;
 //! - each file is opened twice: O_DIRECT for plain writes and reads, O_DIRECT and O_DSYNC for durable
 //!   writes, each of which is then complete by itself, several at a time;
-//! - at most [`OPEN_MAX`] files of a shard are open.
+//! - at most [`OPEN_MAX`] files of a shard are open;
+//! - each open file bears a shared lock. The kernel keeps it until the last write that is under way on
+//!   that descriptor has ended, also when the process was killed: recovery waits for it, so that no write
+//!   of a dead broker can land on what its successor wrote.
 
 use glommio::io::{Directory, DmaFile, OpenOptions};
 use ringmq_core::{DiskError, SegmentFile};
@@ -70,6 +73,9 @@ impl Segment {
         let opened = options.dma_open(&self.path).await;
         let opened =
             opened.map_err(|error| failed(format!("open {}", self.path.display()), error))?;
+        let shared = rustix::fs::FlockOperation::NonBlockingLockShared;
+        rustix::fs::flock(crate::sys::file_descriptor(&opened), shared)
+            .map_err(|error| failed(format!("lock {}", self.path.display()), error))?;
         // Another task may have been faster meanwhile: one of the two stays.
         let mut slot = slot.borrow_mut();
         Ok(Rc::clone(slot.get_or_insert_with(|| Rc::new(opened))))

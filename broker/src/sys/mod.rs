@@ -71,6 +71,12 @@ pub(crate) fn descriptor(stream: &glommio::net::TcpStream) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
 
+/// The descriptor of a file, for calls that glommio does not have.
+pub(crate) fn file_descriptor(file: &glommio::io::DmaFile) -> BorrowedFd<'_> {
+    // SAFETY: the file owns the descriptor, and the result borrows the file.
+    unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) }
+}
+
 /// SIGTERM and SIGINT, to be waited for.
 #[derive(Debug)]
 pub struct Signals {

@@ -124,13 +124,16 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line; a cause that the text already quotes is not said again.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         source = cause.source();
     }
     text

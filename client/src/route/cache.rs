@@ -184,7 +184,13 @@ impl Routes {
                 Err(error) => failures.push(error),
             }
         }
-        let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        let texts: Vec<String> = failures
+            .iter()
+            .map(|e| {
+                std::error::Error::source(e)
+                    .map_or(e.to_string(), |c| format!("{}: {c}", e.target()))
+            })
+            .collect();
         let text = format!("no name server answers: {}", texts.join("; "));
         let targets = self.servers.join(";");
         let error = Error::new(ErrorKind::Unreachable, "connect", text).on(targets);
