@@ -50,6 +50,8 @@ pub struct ShardConfig {
     pub waiting_produces: usize,
     /// Most topics.
     pub topics: usize,
+    /// Most queues of all topics together.
+    pub queues: u64,
     /// Most groups.
     pub groups: usize,
     /// Most members of a group.
@@ -82,6 +84,7 @@ impl ShardConfig {
             waiting_fetches: 65_536,
             waiting_produces: 262_144,
             topics: 100_000,
+            queues: 1_000_000,
             groups: 10_000,
             members: 10_000,
             session_timeout_ms: 300_000,

@@ -177,3 +177,32 @@ fn stop_makes_everything_durable_and_an_idle_shard_writes_nothing() {
     let figures = desk.shard.figures();
     assert_eq!(figures.flushed, figures.appended);
 }
+
+/// promise: bounded. A disk without room for the next segment costs nothing that is stored.
+#[test]
+fn a_segment_that_cannot_be_made_is_tried_again() {
+    let mut desk = Desk::open(config(), Files::default());
+    let topic = desk.create_topic("orders", 1);
+    desk.full = true;
+    let mut stored = 0;
+    let refused = loop {
+        let sent = desk.produce(topic, 0, &run(topic, 0, stored, 1, 100_000), 1, Flush::Sync);
+        desk.handle(Input::TurnEnd);
+        match desk.take(sent) {
+            Some(answer) if answer.status == Status::Ok => stored += 1,
+            Some(answer) => break answer.status,
+            // Taken into memory, for the segment that is not there.
+            None => {}
+        }
+        assert!(stored < 100);
+    };
+    assert_eq!(refused, Status::DiskFull);
+    assert!(desk.shard.failure().is_none());
+    let fetch = desk.fetch(&[from(topic, 0, 0)], 0);
+    assert!(!numbers(&desk.take(fetch).unwrap().run).is_empty(), "reads go on");
+    desk.full = false;
+    desk.advance(1000);
+    let sent = desk.produce(topic, 0, &run(topic, 0, 1, 1, 10), 1, Flush::Sync);
+    desk.handle(Input::TurnEnd);
+    assert_eq!(desk.take(sent).unwrap().status, Status::Ok);
+}

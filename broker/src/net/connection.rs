@@ -164,11 +164,16 @@ impl Connection {
         self.in_flight.get()
     }
 
+    /// Whether it has as much to be sent as it may.
+    pub(crate) fn output_is_full(&self, core: &Core) -> bool {
+        self.output.borrow().bytes() > core.state.config.max_output_bytes.as_usize()
+    }
+
     /// Whether it should be read no further for now.
     pub(crate) fn is_full(&self, core: &Core) -> bool {
         let config = &core.state.config;
         !self.is_dead.get()
-            && (self.output.borrow().bytes() > config.max_output_bytes.as_usize()
+            && (self.output_is_full(core)
                 || self.in_flight_bytes.get() > config.max_in_flight_bytes.as_usize())
     }
 

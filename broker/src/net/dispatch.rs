@@ -116,6 +116,13 @@ fn one(
     if core.state.is_stopping() {
         return refuse(Status::NotReady, "the broker is stopping");
     }
+    if connection.output_is_full(core) && !header.is_one_way() {
+        // Read before the last answers were made: one `recv` may bring thousands of requests.
+        let message = "as many bytes wait to be sent on this connection as are allowed";
+        let more = RefusalArgs { retry_after_ms: RETRY_AFTER_MS, ..RefusalArgs::default() };
+        self::refuse(core, connection, header, Status::TooManyInFlight, message, &more);
+        return Done::GoOn;
+    }
     if connection.in_flight() >= core.state.config.max_in_flight {
         let most = core.state.config.max_in_flight;
         let message =

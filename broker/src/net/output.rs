@@ -13,6 +13,8 @@ use std::io::IoSlice;
 
 /// Ranges from this length on are not copied.
 const SHARED_BYTES_MIN: usize = 16 << 10;
+/// A part of a block shorter than this, and than a quarter of the block, is copied as well.
+const PINNED_BYTES_MIN: usize = 128 << 10;
 /// Ranges in one system call.
 const RANGES_MAX: usize = 64;
 /// Memory for copied bytes that an idle connection keeps.
@@ -65,7 +67,9 @@ impl Output {
 
     /// Adds a range of a block.
     pub(crate) fn push_slice(&mut self, slice: &Slice<LogBlock>) {
-        if slice.range.len() < SHARED_BYTES_MIN {
+        // A small part of a large block is copied too: waiting, it would hold all of it.
+        let pins = slice.range.len() * 4 < ringmq_core::Block::bytes(&*slice.block).len();
+        if slice.range.len() < SHARED_BYTES_MIN || pins && slice.range.len() < PINNED_BYTES_MIN {
             return self.push(bytes_of(slice));
         }
         self.bytes += slice.range.len();
@@ -119,6 +123,10 @@ impl Output {
             self.copied.clear();
             self.copied_sent = 0;
             self.copied.shrink_to(KEPT_BYTES);
+        } else if self.copied_sent > KEPT_BYTES && self.copied_sent * 2 >= self.copied.len() {
+            // A connection that always has more to send is never empty: what was sent must go even so.
+            self.copied.drain(..self.copied_sent);
+            self.copied_sent = 0;
         }
     }
 

@@ -299,13 +299,14 @@ impl GroupState {
     }
 
     fn refresh_answers(&mut self) {
+        let mut settled: BTreeMap<Member, Vec<(QueueId, u32)>> = BTreeMap::new();
+        for (queue, owner) in &self.owners {
+            if owner.phase == Phase::Settled {
+                settled.entry(owner.member).or_default().push((*queue, owner.generation));
+            }
+        }
         for (member, state) in &mut self.members {
-            let queues: Vec<(QueueId, u32)> = self
-                .owners
-                .iter()
-                .filter(|(_, owner)| owner.member == *member && owner.phase == Phase::Settled)
-                .map(|(queue, owner)| (*queue, owner.generation))
-                .collect();
+            let queues = settled.remove(member).unwrap_or_default();
             if queues != state.queues {
                 self.version += 1;
                 state.version = self.version;

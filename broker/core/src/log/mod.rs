@@ -52,6 +52,9 @@ struct Limits {
     idle_mark_us: u64,
 }
 
+/// A segment that could not be made is tried again after this.
+const SEGMENT_RETRY_US: u64 = 1_000_000;
+
 /// What the log counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LogFigures {
@@ -72,6 +75,8 @@ pub(crate) struct Log<M: Memory> {
     epoch: u32,
     limits: Limits,
     segments: VecDeque<Segment>,
+    /// A segment could not be made: when it is tried again, in `Now::mono_us`.
+    segment_retry_us: Option<u64>,
     /// Where the next unit begins.
     next: u64,
     open: Option<OpenUnit<M::Block>>,
@@ -136,6 +141,7 @@ impl<M: Memory> Log<M> {
                 idle_mark_us: config.idle_mark_ms * 1000,
             },
             segments,
+            segment_retry_us: None,
             next: end,
             open: None,
             units: VecDeque::new(),
@@ -322,7 +328,7 @@ impl<M: Memory> Log<M> {
 
     /// Asks for the next segment when none is being made.
     fn ask_for_segment(&mut self, out: &mut Outbox<M::Block>) {
-        if self.failed.is_some() {
+        if self.failed.is_some() || self.segment_retry_us.is_some() {
             return;
         }
         let next = self.segments.iter_mut().find(|segment| !segment.ready);
@@ -415,6 +421,29 @@ impl<M: Memory> Log<M> {
             self.close(now);
             self.submit(out);
         }
+    }
+
+    /// A segment could not be made, most likely for want of room: nothing was lost by that. It is tried
+    /// again, and what is there until then is used up.
+    pub(crate) fn segment_failed(&mut self, base: u64, now: Now) {
+        if let Some(segment) = self.segments.iter_mut().find(|s| s.base == base) {
+            segment.asked = false;
+            self.segment_retry_us = Some(now.mono_us + SEGMENT_RETRY_US);
+        }
+    }
+
+    /// Asks again for a segment that could not be made.
+    pub(crate) fn retry_segment(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        if self.segment_retry_us.is_some_and(|due| now.mono_us >= due) {
+            self.segment_retry_us = None;
+            self.ask_for_segment(out);
+        }
+    }
+
+    /// Whether the next unit would lie in a segment that could not be made.
+    pub(crate) fn lacks_segment(&self) -> bool {
+        self.segment_retry_us.is_some()
+            && self.segment_of(self.next).is_none_or(|segment| !segment.ready)
     }
 
     pub(crate) fn segment_ready(&mut self, base: u64, out: &mut Outbox<M::Block>) {
@@ -554,7 +583,7 @@ impl<M: Memory> Log<M> {
             .then(|| self.unsynced_since_us + self.limits.async_flush_us);
         let mark = (self.mark_is_owed() && self.is_quiet())
             .then(|| self.last_unit_us + self.limits.idle_mark_us);
-        sync.into_iter().chain(mark).min()
+        sync.into_iter().chain(mark).chain(self.segment_retry_us).min()
     }
 
     /// Stops all writing, for ever.

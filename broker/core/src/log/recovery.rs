@@ -30,9 +30,6 @@ pub(crate) struct Recovered {
 /// Bytes read at once. Sequential reads of this size run at the speed of the disk.
 const WINDOW_BYTES: usize = 4 << 20;
 
-/// At least so much behind the cut is wiped, found damaged or not.
-const WIPE_BYTES: u64 = 64 << 10;
-
 /// A stretch of one segment in memory.
 struct Window<'f> {
     files: &'f mut dyn LogFiles,
@@ -73,6 +70,8 @@ struct Scan<'f> {
     epoch: u32,
     flushed: u64,
     records: u64,
+    /// At least so much behind a cut is wiped, found damaged or not: all that can have been under way.
+    wipe_bytes: u64,
 }
 
 /// Reads the whole log. `visit` gets each record that is not a control record, in log order; what it
@@ -95,6 +94,7 @@ pub(crate) fn recover(
         epoch: 0,
         flushed: 0,
         records: 0,
+        wipe_bytes: (config.units_in_flight * config.unit_bytes) as u64,
     };
     let start = segments.front().map_or(0, |s| s.base);
     let mut end = start;
@@ -152,7 +152,11 @@ impl Scan<'_> {
             return Ok(Found::Nothing("no write unit begins here"));
         };
         let header = *header;
-        if header.log_id.get() != self.log_id || header.shard.get() != self.shard {
+        let foreign = header.log_id.get() != self.log_id || header.shard.get() != self.shard;
+        if foreign && position != segment.base {
+            return Ok(Found::Nothing("a write unit of another log lies here"));
+        }
+        if foreign {
             // Not torn: somebody put a file of another log here. Nothing is touched.
             let what = format!(
                 "it belongs to shard {} of log {:016x}, not to shard {} of log {:016x}",
@@ -232,7 +236,7 @@ impl Scan<'_> {
             let what = what.to_owned();
             return Err(OpenError::Damaged { position: end, flushed: self.flushed, what });
         }
-        let wipe_end = torn_end.max(end + WIPE_BYTES);
+        let wipe_end = torn_end.max(end + self.wipe_bytes);
         for segment in segments.iter().filter(|s| s.end() > end && s.base < wipe_end) {
             let from = segment.base.max(end);
             self.window.files.wipe(from, wipe_end.min(segment.end()) - from)?;

@@ -102,9 +102,23 @@ impl<M: Memory> Shard<M> {
                 format!("there are {most} topics, the most allowed"),
             ));
         }
+        self.check_queues(&settings)?;
         let id = self.registry.next_topic_id();
         self.change(Change::Topic { id, settings }, Some(asker), now, out);
         Ok(())
+    }
+
+    /// Whether the broker may have this topic's queues beside all others.
+    fn check_queues(&self, settings: &TopicSettings) -> Handled {
+        let queues = |s: &TopicSettings| u64::from(s.read_queues.max(s.write_queues));
+        let others = self.registry.topics().filter(|topic| topic.settings.name != settings.name);
+        let total = others.map(|topic| queues(&topic.settings)).sum::<u64>() + queues(settings);
+        if total <= self.config.queues {
+            return Ok(());
+        }
+        let text =
+            format!("{total} queues on this broker, at most {} are allowed", self.config.queues);
+        Err(refuse(Status::TooMany, text))
     }
 
     pub(super) fn alter_topic(
@@ -126,6 +140,7 @@ impl<M: Memory> Shard<M> {
             return Err(refuse(Status::BadRequest, text));
         }
         let id = topic.id;
+        self.check_queues(&settings)?;
         self.change(Change::Topic { id, settings }, Some(asker), now, out);
         Ok(())
     }

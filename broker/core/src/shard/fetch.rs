@@ -13,7 +13,7 @@ use crate::seam::{
     Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Memory, Now, Outbox, Slice,
 };
 use crate::table::Map;
-use ringmq_schema::consume::{Fetch, FetchAnswer, FetchAnswerArgs, FetchedQueue};
+use ringmq_schema::consume::{Fetch, FetchAnswer, FetchAnswerArgs, FetchedQueue, TagFilter};
 use ringmq_schema::error::Status;
 use ringmq_schema::limits::{FETCH_BYTES_MAX, LONG_POLL_MS_MAX};
 use ringmq_schema::opcode::Opcode;
@@ -23,6 +23,15 @@ use std::rc::Rc;
 
 /// Bytes read from disk at once for a consumer that is behind.
 const READ_BYTES: u64 = 1 << 20;
+
+/// Most filters of one fetch, and most tags of a filter: each record is compared with each tag.
+const FILTERS_MAX: usize = 1024;
+/// See [`FILTERS_MAX`].
+const TAGS_MAX: usize = 64;
+/// Most records that a filter leaves out in one step, so that no consumer stops the others.
+const SKIPPED_MAX: u32 = 50_000;
+/// Most fetches waiting on one queue.
+const FETCHES_PER_QUEUE_MAX: usize = 1024;
 
 /// A queue that a fetch asks for.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +147,13 @@ impl<M: Memory> Shard<M> {
             u64::from(request.max_bytes()).min(self.config.fetch_bytes.min(FETCH_BYTES_MAX) as u64);
         parked.min_bytes = u64::from(request.min_bytes()).clamp(1, parked.max_bytes.max(1));
         parked.max_records = request.max_records().max(1);
-        for filter in request.filters().unwrap_or_default() {
+        let filters = request.filters().unwrap_or_default();
+        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
+        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
+            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
+            return Err(refuse(Status::TooMany, text));
+        }
+        for filter in filters {
             parked.filters.push(filter.hashes().unwrap_or_default().iter().collect());
         }
         for queue in queues {
@@ -152,6 +167,10 @@ impl<M: Memory> Shard<M> {
                 Ok(_) => self.queues.slot_or_new(id),
                 Err(_) => u32::MAX,
             };
+            if slot != u32::MAX && self.queues.at(slot).waiting.len() >= FETCHES_PER_QUEUE_MAX {
+                let text = format!("{FETCHES_PER_QUEUE_MAX} fetches wait on this queue already");
+                return Err(Refuse { retry_after_ms: 100, ..refuse(Status::Busy, text) });
+            }
             parked.queues.push(Wanted {
                 id,
                 slot,
@@ -348,7 +367,7 @@ impl<M: Memory> Shard<M> {
         out: &mut Outbox<M::Block>,
     ) -> u64 {
         let faults = fetched.len();
-        let (mut bytes, mut records) = (0u64, 0u32);
+        let (mut bytes, mut records, mut skipped) = (0u64, 0u32, 0u32);
         let (before, from) = parked.queues.split_at(rotation);
         for wanted in from.iter().chain(before) {
             let has_fault =
@@ -367,6 +386,10 @@ impl<M: Memory> Shard<M> {
             while offset < queue.visible {
                 let Some(entry) = queue.entry(offset) else { break };
                 if filter.is_some_and(|tags| !tags.contains(&entry.tag_hash)) {
+                    skipped += 1;
+                    if skipped > SKIPPED_MAX {
+                        break;
+                    }
                     offset += 1;
                     continue;
                 }

@@ -27,6 +27,10 @@ const GROUP_TICK_US: u64 = 100_000;
 const UNBORN_TIMEOUT_US: u64 = 3_000_000;
 /// Most topics in one subscription.
 const SUBSCRIPTIONS_MAX: usize = 1024;
+/// Longest text by which a member introduces itself.
+const CLIENT_BYTES_MAX: usize = 255;
+/// Most bytes of topics and expressions in one subscription.
+const SUBSCRIPTION_BYTES_MAX: usize = 64 << 10;
 /// Most heartbeats that wait for groups.
 const UNBORN_MAX: usize = 4096;
 
@@ -69,6 +73,18 @@ impl<M: Memory> Shard<M> {
             );
             return Err(refuse(Status::TooMany, text));
         }
+        let client = request.client().unwrap_or_default();
+        let texts: usize = subscriptions
+            .iter()
+            .map(|s| s.topic().len() + s.expression().map_or(0, str::len))
+            .sum();
+        if client.len() > CLIENT_BYTES_MAX || texts > SUBSCRIPTION_BYTES_MAX {
+            let text = format!(
+                "the client's name has {} bytes and the subscriptions {texts}, at most {CLIENT_BYTES_MAX} and {SUBSCRIPTION_BYTES_MAX} are allowed",
+                client.len()
+            );
+            return Err(refuse(Status::TooMany, text));
+        }
         let mut listed = Vec::with_capacity(subscriptions.len());
         for subscription in subscriptions {
             let topic = subscription.topic();
@@ -92,7 +108,7 @@ impl<M: Memory> Shard<M> {
         Ok(Heartbeat {
             group: group.to_owned(),
             member,
-            client: request.client().unwrap_or_default().to_owned(),
+            client: client.to_owned(),
             model: request.model().0,
             subscriptions: listed,
             session_timeout_us: timeout.clamp(SESSION_TIMEOUT_MS_MIN, longest) * 1000,
@@ -309,18 +325,25 @@ impl<M: Memory> Shard<M> {
         self.refuse(heartbeat_asker(parked.connection, parked.correlation), why, out);
     }
 
+    /// Moves on the groups that queues' shards answered: once a step, however many queues it were.
+    pub(super) fn reconcile_groups(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        while let Some(id) = self.groups_to_reconcile.pop_first() {
+            self.reconcile(id, now, out);
+        }
+    }
+
     /// A queue's shard answered.
-    pub(super) fn assigned(&mut self, ownership: &Ownership, now: Now, out: &mut Outbox<M::Block>) {
+    pub(super) fn assigned(&mut self, ownership: &Ownership) {
         if let Some(state) = self.groups.get_mut(&ownership.group) {
             state.assigned(ownership);
-            self.reconcile(ownership.group, now, out);
+            self.groups_to_reconcile.insert(ownership.group);
         }
     }
 
     /// A queue's shard says at start who owned it.
-    pub(super) fn owned(&mut self, ownership: &Ownership, now: Now, out: &mut Outbox<M::Block>) {
+    pub(super) fn owned(&mut self, ownership: &Ownership) {
         self.group_state(ownership.group).owned(ownership);
-        self.reconcile(ownership.group, now, out);
+        self.groups_to_reconcile.insert(ownership.group);
     }
 
     /// The name servers' view of a topic changed.

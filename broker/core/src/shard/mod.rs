@@ -30,7 +30,7 @@ use ringmq_schema::connection::RefusalArgs;
 use ringmq_schema::error::Status;
 use ringmq_schema::frame::Frame;
 use ringmq_schema::opcode::Opcode;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use waiting::Waiting;
 
 /// See the module.
@@ -47,6 +47,7 @@ pub struct Shard<M: Memory> {
     unborn: Vec<(u64, Heartbeat)>,
     routes: BTreeMap<String, TopicRoutes>,
     groups_looked_at_us: u64,
+    groups_to_reconcile: BTreeSet<u32>,
     fetches: Fetches,
     waiting: Waiting,
     frames: FrameBuilder,
@@ -117,9 +118,9 @@ impl<M: Memory> Shard<M> {
                 self.log.pump(now, out);
                 self.settle(now, out);
             }
+            Input::SegmentReady { base, result: Err(_) } => self.log.segment_failed(base, now),
             Input::Written { result: Err(error), .. }
-            | Input::Synced { result: Err(error), .. }
-            | Input::SegmentReady { result: Err(error), .. } => self.fail(&error, now, out),
+            | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
             Input::Read { read, result } => self.fetch_read(read, result, now, out),
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
@@ -159,7 +160,8 @@ impl<M: Memory> Shard<M> {
     /// Whether more than `backlog_bytes` wait for the device: the runtime stops reading from
     /// connections until this is false again.
     pub fn is_congested(&self) -> bool {
-        self.log.backlog_bytes() > self.config.backlog_bytes
+        // A failed shard writes nothing more, but must be read: to be refused, and for what is durable.
+        self.log.failed().is_none() && self.log.backlog_bytes() > self.config.backlog_bytes
     }
 
     /// Why the shard stopped writing, if it did.
@@ -227,6 +229,11 @@ impl<M: Memory> Shard<M> {
             let what = if self.stopping { "stopping" } else { "starting" };
             let text = format!("shard {} is {what}", self.config.shard);
             return Err(Refuse { retry_after_ms: 100, ..refuse(Status::NotReady, text) });
+        }
+        if asker.one_way && opcode != Opcode::Produce {
+            // Nobody counts what nobody waits for: only messages may be sent so.
+            let text = format!("{} is not sent one-way", opcode.name());
+            return Err(refuse(Status::BadRequest, text));
         }
         match opcode {
             Opcode::Produce => self.produce(now, asker, frame, out),
@@ -325,8 +332,8 @@ impl<M: Memory> Shard<M> {
             PeerMessage::RegistryDone { version } => self.registry_done(from, version, now, out),
             PeerMessage::EnsureGroup { name } => self.ensure_group(name, now, out),
             PeerMessage::Assign(ownership) => self.assign(from, ownership, now, out),
-            PeerMessage::Assigned { ownership, .. } => self.assigned(&ownership, now, out),
-            PeerMessage::Owned(ownership) => self.owned(&ownership, now, out),
+            PeerMessage::Assigned { ownership, .. } => self.assigned(&ownership),
+            PeerMessage::Owned(ownership) => self.owned(&ownership),
         }
     }
 
@@ -352,6 +359,7 @@ impl<M: Memory> Shard<M> {
         self.tick_groups(now, out);
         self.expire_changes(now, out);
         self.expire_produces(now, out);
+        self.log.retry_segment(now, out);
         self.log.mark_if_idle(false, now, out);
     }
 
@@ -365,6 +373,7 @@ impl<M: Memory> Shard<M> {
             woken.append(&mut queue.waiting);
         });
         self.answer_waiting(now, out);
+        self.reconcile_groups(now, out);
         self.wake_fetches(woken, now, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;
         self.log.sync_if_due(wanted, now, out);

@@ -16,7 +16,7 @@ use crate::state;
 use ringmq_schema::build::FrameBuilder;
 use ringmq_schema::placement::{HOME_SHARD, shard_of_group, shard_of_queue};
 use ringmq_schema::record::{Kind, RecordRef};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a shard does not open. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,7 @@ impl<M: Memory> Shard<M> {
             unborn: Vec::new(),
             routes: BTreeMap::new(),
             groups_looked_at_us: now.mono_us,
+            groups_to_reconcile: BTreeSet::new(),
             fetches: Fetches::default(),
             waiting: Waiting::default(),
             frames: FrameBuilder::new(),

@@ -109,7 +109,7 @@ impl<M: Memory> Shard<M> {
     }
 
     fn check_room(&self) -> Handled {
-        if !self.disk_has_room {
+        if !self.disk_has_room || self.log.lacks_segment() {
             let text = format!(
                 "the disk of broker {} is fuller than its watermark: no messages until there is room",
                 self.config.broker

@@ -104,6 +104,8 @@ pub struct Desk {
     pub syncs: usize,
     pub reads: usize,
     pub stopped: bool,
+    /// No segment can be made.
+    pub full: bool,
     frames: FrameBuilder,
     request: Vec<u8>,
     correlation: u64,
@@ -136,6 +138,7 @@ impl Desk {
             syncs: 0,
             reads: 0,
             stopped: false,
+            full: false,
             frames: FrameBuilder::new(),
             request: Vec::new(),
             correlation: 0,
@@ -168,6 +171,12 @@ impl Desk {
                     Action::Sync { sync, .. } => {
                         self.syncs += 1;
                         next.push(Input::Synced { sync, result: Ok(()) });
+                    }
+                    Action::MakeSegment { base, .. } if self.full => {
+                        let operation = "make segment".to_owned();
+                        let reason = "no space left on device".to_owned();
+                        let result = Err(DiskError { operation, reason });
+                        next.push(Input::SegmentReady { base, result });
                     }
                     Action::MakeSegment { base, bytes } => {
                         let file = vec![0; bytes as usize];
