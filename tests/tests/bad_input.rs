@@ -379,3 +379,52 @@ fn random_bytes_on_many_connections() {
     }
     broker.goes_on();
 }
+
+/// promise: bounded.
+#[test]
+fn topics_queues_members_and_fetches_beyond_their_limits() {
+    let broker = broker(&[
+        ("--max-topics", "3"),
+        ("--max-queues", "10"),
+        ("--max-members", "1"),
+        ("--max-waiting-fetches", "2"),
+    ]);
+    let mut wire = broker.wire();
+    let topic = wire.create_topic("one", 4).unwrap();
+    wire.create_topic("two", 4).unwrap();
+    let error = wire.create_topic("wide", 4).unwrap_err().to_string();
+    assert!(error.contains("TooMany") && error.contains("at most 10"), "{error}");
+    wire.create_topic("three", 1).unwrap();
+    let error = wire.create_topic("four", 1).unwrap_err().to_string();
+    assert!(error.contains("TooMany") && error.contains("3 topics"), "{error}");
+
+    let group_shard = ringmq_schema::placement::shard_of_group("g", wire.shards);
+    let mut join = |member: u64| {
+        let answer = wire.call(Opcode::GroupHeartbeat, group_shard, &[], |fbb| {
+            let group = Some(fbb.create_string("g"));
+            let member = MemberId::new(1, member);
+            let args = GroupHeartbeatArgs {
+                group,
+                member: Some(&member),
+                ..GroupHeartbeatArgs::default()
+            };
+            GroupHeartbeat::create(fbb, &args)
+        });
+        answer.unwrap()
+    };
+    assert_eq!(join(1).status, Status::Ok);
+    refused(&join(2), Status::TooMany, &["1 members"]);
+
+    let shard = shard_of_queue(topic, 0, wire.shards);
+    let mut wait = || {
+        wire.send(Opcode::Fetch, shard, &[], |fbb| {
+            let queues = Some(fbb.create_vector(&[FetchQueue::new(topic, 0, 0, 0, 0, 0)]));
+            Fetch::create(fbb, &FetchArgs { queues, wait_ms: 60_000, ..FetchArgs::default() })
+        })
+        .unwrap()
+    };
+    let (_first, _second, third) = (wait(), wait(), wait());
+    let answer = wire.receive().unwrap();
+    assert_eq!(answer.correlation, third);
+    refused(&answer, Status::Busy, &["2 fetches wait"]);
+}

@@ -125,6 +125,16 @@ settings! {
     send_timeout: Duration = Duration::from_secs(30);
     /// Time for everything begun to end when the broker is stopped.
     stop_timeout: Duration = Duration::from_secs(30);
+    /// Most topics.
+    max_topics: usize = 100_000;
+    /// Most queues of all topics together.
+    max_queues: usize = 1_000_000;
+    /// Most consumer groups.
+    max_groups: usize = 10_000;
+    /// Most members of a group.
+    max_members: usize = 10_000;
+    /// Most fetches of a shard that wait for messages.
+    max_waiting_fetches: usize = 65_536;
     /// Whether an unknown consumer group is made when it is first used.
     create_groups: bool = true;
     /// Whether an unknown topic is made when it is first used (reserved).
@@ -198,6 +208,11 @@ impl BrokerConfig {
             tail_cache_bytes: self.tail_cache_bytes.as_usize(),
             async_flush_ms: u64::try_from(self.async_flush.as_millis()).unwrap_or(u64::MAX),
             fetch_bytes: self.fetch_bytes.as_usize(),
+            topics: self.max_topics,
+            queues: self.max_queues as u64,
+            groups: self.max_groups,
+            members: self.max_members,
+            waiting_fetches: self.max_waiting_fetches,
             create_groups: self.create_groups,
             ..ShardConfig::new(shard, shards, log_id)
         }
