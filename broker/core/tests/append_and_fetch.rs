@@ -206,3 +206,31 @@ fn a_segment_that_cannot_be_made_is_tried_again() {
     desk.handle(Input::TurnEnd);
     assert_eq!(desk.take(sent).unwrap().status, Status::Ok);
 }
+
+/// promise: isolation. A filter leaves out a bounded stretch per step, and its consumer goes on from there at once.
+#[test]
+fn a_filter_that_matches_nothing_is_answered_where_it_stopped() {
+    use ringmq_schema::consume::{Fetch, FetchArgs, TagFilter, TagFilterArgs};
+    let config = ringmq_core::ShardConfig { tail_cache_bytes: 64 << 20, ..config() };
+    let mut desk = Desk::open(config, Files::default());
+    let topic = desk.create_topic("orders", 1);
+    for n in 0..60 {
+        desk.produce(topic, 0, &run(topic, 0, n * 1000, 1000, 8), 1000, Flush::Sync);
+        desk.handle(Input::TurnEnd);
+    }
+    let mut next_from = |offset: u64| {
+        let sent = desk.send(ringmq_schema::opcode::Opcode::Fetch, &[], |fbb| {
+            let hashes = Some(fbb.create_vector(&[1u32]));
+            let filter = TagFilter::create(fbb, &TagFilterArgs { hashes });
+            let filters = Some(fbb.create_vector(&[filter]));
+            let queues = Some(fbb.create_vector(&[FetchQueue::new(topic, 0, offset, 0, 1, 0)]));
+            let wait_ms = 10_000;
+            Fetch::create(fbb, &FetchArgs { wait_ms, queues, filters, ..FetchArgs::default() })
+        });
+        let answer = desk.take(sent)?;
+        let table = read_table::<FetchAnswer<'_>>(&answer.table).unwrap();
+        Some(table.queues().unwrap().get(0).next_offset())
+    };
+    assert_eq!(next_from(0), Some(50_000), "at once, not when the wait is over");
+    assert_eq!(next_from(50_000), None, "the rest was looked at: it waits for more");
+}

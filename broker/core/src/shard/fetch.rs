@@ -182,19 +182,12 @@ impl<M: Memory> Shard<M> {
         }
         let fetch = self.fetches.next;
         self.fetches.next += 1;
-        self.serve(fetch, parked, wait_us == 0, now, out);
+        self.serve(fetch, parked, wait_us == 0, out);
         Ok(())
     }
 
     /// Answers a fetch, starts a read for it, or lets it wait.
-    fn serve(
-        &mut self,
-        fetch: u64,
-        mut parked: Parked,
-        expired: bool,
-        now: Now,
-        out: &mut Outbox<M::Block>,
-    ) {
+    fn serve(&mut self, fetch: u64, mut parked: Parked, expired: bool, out: &mut Outbox<M::Block>) {
         let mut fetched = std::mem::take(&mut self.fetches.fetched);
         fetched.clear();
         self.find_faults(&parked, &mut fetched);
@@ -208,8 +201,9 @@ impl<M: Memory> Shard<M> {
             return;
         }
         let (slices, faults) = (out.slices.len(), fetched.len());
-        let run_bytes = self.gather(&parked, rotation, &Source::Tail, slices, &mut fetched, out);
-        let enough = run_bytes >= parked.min_bytes || faults > 0;
+        let (run_bytes, cut_short) =
+            self.gather(&parked, rotation, &Source::Tail, slices, &mut fetched, out);
+        let enough = run_bytes >= parked.min_bytes || faults > 0 || cut_short;
         if enough || expired {
             self.answer_fetch(&parked, run_bytes, slices, &fetched, out);
             self.forget(fetch, parked);
@@ -218,7 +212,7 @@ impl<M: Memory> Shard<M> {
             if run_bytes == 0 {
                 skip_filtered(&mut parked, &fetched);
             }
-            self.park(fetch, &mut parked, now);
+            self.park(fetch, &parked);
             self.fetches.parked.insert(fetch, parked);
         }
         self.fetches.fetched = fetched;
@@ -307,7 +301,6 @@ impl<M: Memory> Shard<M> {
         &mut self,
         fetch: u64,
         result: Result<Rc<M::Block>, DiskError>,
-        now: Now,
         out: &mut Outbox<M::Block>,
     ) {
         let Some(mut parked) = self.fetches.parked.remove(&fetch) else { return };
@@ -332,12 +325,12 @@ impl<M: Memory> Shard<M> {
         self.find_faults(&parked, &mut fetched);
         if !fetched.is_empty() {
             self.fetches.fetched = fetched;
-            self.serve(fetch, parked, false, now, out);
+            self.serve(fetch, parked, false, out);
             return;
         }
         let slices = out.slices.len();
         let source = Source::Disk(start, &block);
-        let run_bytes = self.gather(&parked, 0, &source, slices, &mut fetched, out);
+        let (run_bytes, _) = self.gather(&parked, 0, &source, slices, &mut fetched, out);
         self.answer_fetch(&parked, run_bytes, slices, &fetched, out);
         self.fetches.fetched = fetched;
         self.forget(fetch, parked);
@@ -356,7 +349,8 @@ impl<M: Memory> Shard<M> {
         self.forget(fetch, parked);
     }
 
-    /// Collects records from `source` into `out.slices`, queue after queue; returns their bytes.
+    /// Collects records from `source` into `out.slices`, queue after queue; returns their bytes, and
+    /// whether it stopped because filters left out as much as one step may: there may be more behind.
     fn gather(
         &mut self,
         parked: &Parked,
@@ -365,7 +359,7 @@ impl<M: Memory> Shard<M> {
         first_slice: usize,
         fetched: &mut Vec<FetchedQueue>,
         out: &mut Outbox<M::Block>,
-    ) -> u64 {
+    ) -> (u64, bool) {
         let faults = fetched.len();
         let (mut bytes, mut records, mut skipped) = (0u64, 0u32, 0u32);
         let (before, from) = parked.queues.split_at(rotation);
@@ -386,10 +380,10 @@ impl<M: Memory> Shard<M> {
             while offset < queue.visible {
                 let Some(entry) = queue.entry(offset) else { break };
                 if filter.is_some_and(|tags| !tags.contains(&entry.tag_hash)) {
-                    skipped += 1;
-                    if skipped > SKIPPED_MAX {
+                    if skipped >= SKIPPED_MAX {
                         break;
                     }
+                    skipped += 1;
                     offset += 1;
                     continue;
                 }
@@ -434,7 +428,7 @@ impl<M: Memory> Shard<M> {
                 ));
             }
         }
-        bytes
+        (bytes, skipped >= SKIPPED_MAX)
     }
 
     fn answer_fetch(
@@ -462,14 +456,13 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Lets a fetch wait: its queues name it.
-    fn park(&mut self, fetch: u64, parked: &mut Parked, now: Now) {
+    fn park(&mut self, fetch: u64, parked: &Parked) {
         for wanted in parked.queues.iter().filter(|wanted| wanted.slot != u32::MAX) {
             let waiting = &mut self.queues.at_mut(wanted.slot).waiting;
             if !waiting.contains(&fetch) {
                 waiting.push(fetch);
             }
         }
-        debug_assert!(parked.due_us >= now.mono_us || parked.due_us > 0);
         self.fetches.due.insert((parked.due_us, fetch));
     }
 
@@ -488,14 +481,14 @@ impl<M: Memory> Shard<M> {
     }
 
     /// More is visible, or an owner changed: these are looked at again.
-    pub(super) fn wake_fetches(&mut self, woken: Vec<u64>, now: Now, out: &mut Outbox<M::Block>) {
+    pub(super) fn wake_fetches(&mut self, woken: Vec<u64>, out: &mut Outbox<M::Block>) {
         for &fetch in &woken {
             let Some(parked) = self.fetches.parked.remove(&fetch) else { continue };
             if parked.reading.is_some() {
                 self.fetches.parked.insert(fetch, parked);
                 continue;
             }
-            self.serve(fetch, parked, false, now, out);
+            self.serve(fetch, parked, false, out);
         }
         // Its memory serves the next time.
         if self.fetches.woken.is_empty() {
@@ -516,12 +509,12 @@ impl<M: Memory> Shard<M> {
                 self.fetches.parked.insert(fetch, parked);
                 continue;
             }
-            self.serve(fetch, parked, true, now, out);
+            self.serve(fetch, parked, true, out);
         }
     }
 
     /// The shard stops: whoever waits gets what there is.
-    pub(super) fn end_fetches(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+    pub(super) fn end_fetches(&mut self, out: &mut Outbox<M::Block>) {
         let waiting: Vec<u64> = self.fetches.due.iter().map(|(_, fetch)| *fetch).collect();
         for fetch in waiting {
             let Some(parked) = self.fetches.parked.remove(&fetch) else { continue };
@@ -529,7 +522,7 @@ impl<M: Memory> Shard<M> {
                 self.fetches.parked.insert(fetch, parked);
                 continue;
             }
-            self.serve(fetch, parked, true, now, out);
+            self.serve(fetch, parked, true, out);
         }
     }
 

@@ -121,7 +121,7 @@ impl<M: Memory> Shard<M> {
             Input::SegmentReady { base, result: Err(_) } => self.log.segment_failed(base, now),
             Input::Written { result: Err(error), .. }
             | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
-            Input::Read { read, result } => self.fetch_read(read, result, now, out),
+            Input::Read { read, result } => self.fetch_read(read, result, out),
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
                 self.log.pump(now, out);
@@ -374,7 +374,7 @@ impl<M: Memory> Shard<M> {
         });
         self.answer_waiting(now, out);
         self.reconcile_groups(now, out);
-        self.wake_fetches(woken, now, out);
+        self.wake_fetches(woken, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;
         self.log.sync_if_due(wanted, now, out);
         if self.stopping {
@@ -387,7 +387,7 @@ impl<M: Memory> Shard<M> {
             return;
         }
         self.stopping = true;
-        self.end_fetches(now, out);
+        self.end_fetches(out);
         self.end_heartbeats(out);
         self.log.pump(now, out);
         self.settle(now, out);
