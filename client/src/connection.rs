@@ -71,6 +71,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// As it comes from a server: a table, and records.
+    #[cfg(test)]
+    pub(crate) fn of(table: &[u8], run: &[u8]) -> Answer {
+        let padding = vec![0; frame::padded(table.len()) - table.len()];
+        let frame = [&[0; HEADER_BYTES], table, &padding, run].concat().into();
+        Answer { frame, table: HEADER_BYTES..HEADER_BYTES + table.len() }
+    }
+
     /// Its table, verified.
     pub(crate) fn read<'a, T>(&'a self, operation: &'static str) -> Result<T::Inner>
     where

@@ -209,9 +209,14 @@ impl BrokerOptions {
 
 /// Waits until `condition` holds, looking again whenever it may have changed.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually_ok(what, || if condition() { Ok(()) } else { Err(String::new()) });
+}
+
+/// Waits until `condition` is `Ok`; panics with its last error when that takes longer than [`PATIENCE`].
+pub fn eventually_ok(what: &str, mut condition: impl FnMut() -> Result<(), String>) {
     let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+    while let Err(why) = condition() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?} {why}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

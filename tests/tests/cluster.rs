@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)] // A failure here is the test's.
 
 use ringmq::{Client, Message, TopicSpec};
-use ringmq_tests::server::{BrokerOptions, Process, eventually, namesrv};
+use ringmq_tests::server::{BrokerOptions, Process, eventually, eventually_ok, namesrv};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -225,9 +225,23 @@ fn a_cluster_survives_the_death_of_one_of_each_kind() {
 
     let acknowledged = sent.acknowledged.lock().unwrap().clone();
     for group in [&billing, &audit] {
-        eventually("every acknowledged message reaches every group", || {
+        let missing = || -> BTreeMap<(String, u32), (u64, u64, u64)> {
             let got = received(group);
-            acknowledged.keys().all(|place| got.contains_key(place))
+            let mut missing = BTreeMap::new();
+            for (broker, queue, offset) in acknowledged.keys().filter(|p| !got.contains_key(*p)) {
+                let (first, last, count) =
+                    missing.entry((broker.clone(), *queue)).or_insert((*offset, *offset, 0));
+                *first = (*first).min(*offset);
+                *last = (*last).max(*offset);
+                *count += 1;
+            }
+            missing
+        };
+        eventually_ok("every acknowledged message reaches every group", || {
+            let missing = missing();
+            let had: Vec<usize> = group.iter().map(|c| c.seen.lock().unwrap().len()).collect();
+            let say = || format!("first, last, count by queue {missing:?}; members had {had:?}");
+            if missing.is_empty() { Ok(()) } else { Err(say()) }
         });
     }
     for group in [&mut billing, &mut audit] {

@@ -6,7 +6,8 @@
 //! - `unfinished` holds, in order, every offset that was fetched and is not consumed, and consumed ones
 //!   behind the first such: a queue's position is its front, or where fetching goes on when it is empty;
 //! - a queue is in at most one fetch at a time (`asked`), and an answer counts only for queues that still
-//!   wait for that very fetch;
+//!   wait for that very fetch: one that was revoked waits for none, so that its position stays in front of
+//!   everything that no listener had;
 //! - a queue that was taken away and came back has another `Held` id: nothing old touches it.
 
 use super::held::{Held, Taken, Waiting, open};
@@ -200,6 +201,8 @@ impl Feed {
         let state = &mut *guard;
         let Some(held) = state.held.get_mut(&id) else { return };
         held.revoked = true;
+        // What is on its way would be left out of the position: nobody is to take it any more.
+        held.asked = None;
         held.waiting.clear();
         let delayed = state.delayed.len();
         state.delayed.retain(|delayed| delayed.0.id != id);
@@ -337,13 +340,10 @@ impl Feed {
                 let id = asks.get(&(header.topic.get(), header.queue.get()));
                 if let Some(id) = id.filter(|id| live(state, id)) {
                     let held = state.held.get_mut(id).expect("just found");
-                    if !held.revoked {
-                        held.add(header.offset.get(), run.slice(at..end));
-                        added = true;
-                        if held.can_give(self.orderly) && !std::mem::replace(&mut held.listed, true)
-                        {
-                            state.ready.push_back(*id);
-                        }
+                    held.add(header.offset.get(), run.slice(at..end));
+                    added = true;
+                    if held.can_give(self.orderly) && !std::mem::replace(&mut held.listed, true) {
+                        state.ready.push_back(*id);
                     }
                 }
             }

@@ -5,6 +5,8 @@
 
 mod assignment;
 mod feed;
+#[cfg(test)]
+mod feed_tests;
 mod fetch;
 mod held;
 mod offsets;

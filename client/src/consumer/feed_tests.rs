@@ -1,0 +1,77 @@
+//! The feed against answers that come late.
+
+use super::feed::{Feed, Holding, Place, Room};
+use crate::connection::Answer;
+use crate::filter::Filter;
+use crate::route::Queue;
+use ringmq_schema::consume::{FetchAnswer, FetchAnswerArgs, FetchedQueue};
+use ringmq_schema::flatbuffers::FlatBufferBuilder;
+use ringmq_schema::record::{Kind, RecordHeader};
+use ringmq_schema::zerocopy::IntoBytes;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+const TOPIC: u32 = 7;
+
+fn holding() -> Holding {
+    let broker: Arc<str> = "broker-a".into();
+    Holding {
+        queue: Arc::new(Queue::new("orders", Arc::clone(&broker), 0)),
+        place: Place { broker, address: "127.0.0.1:1".into(), shard: 0 },
+        topic_id: TOPIC,
+        group_id: 1,
+        generation: 1,
+        filter: Arc::new(Filter::all()),
+    }
+}
+
+/// Records of the queue with these offsets, as a broker answers.
+fn answer(offsets: std::ops::Range<u64>) -> Answer {
+    let mut run = Vec::new();
+    for offset in offsets.clone() {
+        let mut header = RecordHeader::new(Kind::Message, 0);
+        header.topic = TOPIC.into();
+        header.offset = offset.into();
+        header.seal();
+        run.extend_from_slice(header.as_bytes());
+    }
+    let mut fbb = FlatBufferBuilder::new();
+    let count = offsets.clone().count() as u32;
+    let fetched = FetchedQueue::new(TOPIC, 0, offsets.end, offsets.end, 0, count, 0, 0);
+    let queues = Some(fbb.create_vector(&[fetched]));
+    let table = FetchAnswer::create(&mut fbb, &FetchAnswerArgs { queues });
+    fbb.finish(table, None);
+    Answer::of(fbb.finished_data(), &run)
+}
+
+fn feed(orderly: bool) -> Feed {
+    let feed = Feed::new(Room { records: 100, bytes: 1 << 20 }, orderly);
+    feed.hold(holding(), 0, Some(0), Arc::new(Notify::new()));
+    feed
+}
+
+#[test]
+fn what_arrives_after_a_queue_was_taken_away_is_not_committed() {
+    for orderly in [false, true] {
+        let feed = feed(orderly);
+        let broker: Arc<str> = "broker-a".into();
+        let plan = feed.plan(&broker, 0).ok().expect("there is a queue to fetch");
+        feed.answered(&plan, &answer(0..3)).expect("a good answer");
+        let taken: Vec<_> = std::iter::from_fn(|| {
+            let taken = feed.take()?;
+            feed.finish(taken.id, taken.offset, taken.bytes);
+            Some(taken.id)
+        })
+        .collect();
+        let [id, _, _] = taken[..] else { panic!("three were given out, not {taken:?}") };
+        let plan = feed.plan(&broker, 0).ok().expect("there is room for more");
+        assert_eq!(plan.asks[0].offset, 3);
+
+        feed.revoke(id);
+        feed.answered(&plan, &answer(3..6)).expect("a good answer");
+        assert!(feed.take().is_none(), "a revoked queue gives nothing out");
+        let commits = feed.to_commit(Some(id));
+        // promise: at-least-once. No listener had more than the first three.
+        assert_eq!(commits.iter().map(|commit| commit.offset).collect::<Vec<_>>(), [3]);
+    }
+}
