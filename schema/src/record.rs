@@ -75,10 +75,12 @@ pub enum Kind {
     Pop = 21,
     /// Timer set or fired (reserved).
     Timer = 22,
-    /// A hole was punched (reserved).
+    /// A hole is about to be punched.
     Hole = 23,
     /// An epoch begins.
     Epoch = 24,
+    /// A slice of a snapshot of the shard's state.
+    Snapshot = 25,
     /// Control: nothing.
     Pad = 128,
     /// Control: a write unit begins.
@@ -101,6 +103,7 @@ impl Kind {
             22 => Kind::Timer,
             23 => Kind::Hole,
             24 => Kind::Epoch,
+            25 => Kind::Snapshot,
             128 => Kind::Pad,
             129 => Kind::Unit,
             130 => Kind::Seal,
@@ -211,8 +214,11 @@ pub struct UnitHeader {
     pub flushed: U64,
     /// Identity of the log: a segment copied from elsewhere is refused.
     pub log_id: U64,
+    /// Where the newest whole snapshot of the shard's state begins that was durable when the unit was
+    /// built; 0: there is none.
+    pub snapshot: U64,
     /// Room for later versions, zero.
-    pub reserved: [u8; 16],
+    pub reserved: [u8; 8],
 }
 
 impl UnitHeader {
@@ -224,6 +230,7 @@ impl UnitHeader {
         shard: u16,
         flushed: u64,
         log_id: u64,
+        snapshot: u64,
     ) -> UnitHeader {
         let mut header = UnitHeader {
             prefix: Prefix {
@@ -240,7 +247,8 @@ impl UnitHeader {
             shard: u32::from(shard).into(),
             flushed: flushed.into(),
             log_id: log_id.into(),
-            reserved: [0; 16],
+            snapshot: snapshot.into(),
+            reserved: [0; 8],
         };
         header.header_checksum = header.computed_checksum().into();
         header
@@ -463,7 +471,7 @@ mod tests {
         let mut gap = vec![9; 8];
         write_padding(&mut gap, false);
         run.extend_from_slice(&gap);
-        let unit = UnitHeader::new(4096, 0, 1, 0, 0, 7);
+        let unit = UnitHeader::new(4096, 0, 1, 0, 0, 7, 0);
         run.extend_from_slice(unit.as_bytes());
         run.extend_from_slice(&record(b"second"));
         let payloads: Vec<&[u8]> = records(&run).map(|r| r.unwrap().payload).collect();
@@ -487,7 +495,7 @@ mod tests {
 
     #[test]
     fn unit_headers_verify() {
-        let unit = UnitHeader::new(8192, 4096, 3, 1, 512, 99);
+        let unit = UnitHeader::new(8192, 4096, 3, 1, 512, 99, 512);
         let bytes = unit.as_bytes();
         assert_eq!(UnitHeader::read(bytes).unwrap().unit_bytes.get(), 8192);
         for bit in 0..UNIT_HEADER_BYTES * 8 {

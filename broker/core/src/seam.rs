@@ -11,10 +11,15 @@
 //! - a write is *durable* when it reached the medium itself (O_DSYNC or write + fdatasync) before
 //!   `Written` is reported; a plain one when the device took it;
 //! - a block that was handed out in an action is never written to again;
+//! - what was handed out as [`Action::WriteIndex`] is turned into bytes and written beside the core; an index
+//!   is derived, so nothing waits for it and nothing is lost with it;
+//! - a segment is removed or recycled, and a hole punched, only when no read or transfer of it is under
+//!   way;
 //! - `TurnEnd` follows the requests that came together: units are built then, so that what arrives
 //!   together is written together. `Tick` comes at [`crate::Shard::next_wake`] at the latest, and at
 //!   least each second.
 
+use crate::index::SegmentRows;
 use crate::peer::PeerMessage;
 use crate::route::{TopicChange, TopicRoutes};
 use ringmq_schema::frame::Frame;
@@ -117,6 +122,27 @@ pub enum Input<'a, B> {
         /// How.
         result: Result<Rc<B>, DiskError>,
     },
+    /// A read of an index ended; the block has as many bytes as were asked for.
+    IndexRead {
+        /// From its action.
+        read: u64,
+        /// How.
+        result: Result<Rc<B>, DiskError>,
+    },
+    /// The index of a segment is there, durably and under its name, or could not be written.
+    IndexWritten {
+        /// The segment.
+        base: u64,
+        /// How; the length of the file in bytes.
+        result: Result<u64, DiskError>,
+    },
+    /// A hole was punched, or could not be.
+    Punched {
+        /// From its action.
+        position: u64,
+        /// How.
+        result: Result<(), DiskError>,
+    },
     /// Another shard of this broker says something.
     Peer {
         /// Which.
@@ -174,6 +200,49 @@ pub enum Action<B> {
         /// Where.
         position: u64,
         /// How many bytes.
+        bytes: u32,
+    },
+    /// Turn the rows into the index of their segment ([`SegmentRows::encode`]) and write it beside the
+    /// segment, in place of what is there. Done by [`Input::IndexWritten`].
+    WriteIndex {
+        /// What is in it; goes to another thread.
+        rows: Box<SegmentRows>,
+    },
+    /// Read from the index of a segment. Done by [`Input::IndexRead`].
+    ReadIndex {
+        /// To tell its end.
+        read: u64,
+        /// The segment.
+        base: u64,
+        /// Where in the index, a multiple of [`BLOCK_BYTES`].
+        at: u64,
+        /// How many bytes, a multiple of [`BLOCK_BYTES`].
+        bytes: u32,
+    },
+    /// Nothing needs the segment any more: its index goes, then its file goes or is kept to become a
+    /// later segment. Segments are retired in order from the first. Nothing is told.
+    Retire {
+        /// The segment.
+        base: u64,
+    },
+    /// Give back the space of a range in one segment, a multiple of [`BLOCK_BYTES`]; it reads as zeros
+    /// then. Done by [`Input::Punched`].
+    Punch {
+        /// First position.
+        position: u64,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// Send a frame whose run is a range of the log on disk, from file to socket. When that cannot be done
+    /// (file or socket fail) the connection is closed.
+    Transfer {
+        /// To whom.
+        connection: ConnectionId,
+        /// Header and table: a range of [`Outbox::heads`].
+        head: Range<usize>,
+        /// First position of the run; the range lies in one segment, below `flushed`.
+        position: u64,
+        /// Its length, a multiple of 8.
         bytes: u32,
     },
     /// Send a frame.
@@ -248,6 +317,12 @@ pub trait LogFiles {
     fn read(&mut self, position: u64, out: &mut [u8]) -> Result<(), DiskError>;
     /// Writes zeros, durably; the range lies in one segment.
     fn wipe(&mut self, position: u64, bytes: u64) -> Result<(), DiskError>;
+    /// Length of a segment's index in bytes; `None` when there is none.
+    fn index_bytes(&mut self, base: u64) -> Result<Option<u64>, DiskError>;
+    /// Fills `out` from the byte `at` of a segment's index on.
+    fn read_index(&mut self, base: u64, at: u64, out: &mut [u8]) -> Result<(), DiskError>;
+    /// Writes a segment's index, in place of what is there; it has its name only when it is whole.
+    fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError>;
     /// Makes durable whatever the files hold.
     fn sync(&mut self) -> Result<(), DiskError>;
 }

@@ -74,6 +74,23 @@ impl LogFiles for NoFiles {
     fn wipe(&mut self, _: u64, _: u64) -> Result<(), ringmq_core::DiskError> {
         Ok(())
     }
+    fn index_bytes(&mut self, _base: u64) -> Result<Option<u64>, ringmq_core::DiskError> {
+        Ok(None)
+    }
+
+    fn read_index(
+        &mut self,
+        _base: u64,
+        _at: u64,
+        _out: &mut [u8],
+    ) -> Result<(), ringmq_core::DiskError> {
+        Ok(())
+    }
+
+    fn write_index(&mut self, _base: u64, _bytes: &[u8]) -> Result<(), ringmq_core::DiskError> {
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<(), ringmq_core::DiskError> {
         Ok(())
     }

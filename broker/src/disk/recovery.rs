@@ -116,6 +116,18 @@ impl LogFiles for RecoveryFiles {
         write().map_err(|e| failed(format!("wipe {bytes} bytes at position {position}"), e))
     }
 
+    fn index_bytes(&mut self, _base: u64) -> Result<Option<u64>, DiskError> {
+        Ok(None)
+    }
+
+    fn read_index(&mut self, _base: u64, _at: u64, _out: &mut [u8]) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn write_index(&mut self, _base: u64, _bytes: &[u8]) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<(), DiskError> {
         for segment in &self.segments {
             let path = self.folder.join(file_name(segment.base));

@@ -195,6 +195,11 @@ impl Core {
                         core.complete(at, Input::Read { read, result: result.map(Rc::new) });
                     });
                 }
+                Action::WriteIndex { .. }
+                | Action::ReadIndex { .. }
+                | Action::Retire { .. }
+                | Action::Punch { .. }
+                | Action::Transfer { .. } => unreachable!("not asked for yet"),
                 Action::Answer { connection, head, slices: range } => {
                     self.answer(slot, connection, &heads[head], &slices[range]);
                 }

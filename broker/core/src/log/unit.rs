@@ -73,7 +73,7 @@ impl<B: Block> OpenUnit<B> {
         }
         let target = self.block.bytes_mut();
         record::write_padding(&mut target[self.used..bytes], self.seal);
-        let header = UnitHeader::new(bytes as u32, self.position, epoch, shard, flushed, log_id);
+        let header = UnitHeader::new(bytes as u32, self.position, epoch, shard, flushed, log_id, 0);
         target[..UNIT_HEADER_BYTES].copy_from_slice(header.as_bytes());
         self.block.truncate(bytes);
         bytes - self.used

@@ -122,6 +122,7 @@ impl<M: Memory> Shard<M> {
             Input::Written { result: Err(error), .. }
             | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
             Input::Read { read, result } => self.fetch_read(read, result, out),
+            Input::IndexRead { .. } | Input::IndexWritten { .. } | Input::Punched { .. } => {}
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
                 self.log.pump(now, out);

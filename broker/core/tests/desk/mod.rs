@@ -40,9 +40,9 @@ impl Memory for Pool {
     }
 }
 
-/// Segments by base.
+/// Segments by base, and their indexes.
 #[derive(Clone, Default)]
-pub struct Files(pub Rc<RefCell<BTreeMap<u64, Vec<u8>>>>);
+pub struct Files(pub Rc<RefCell<BTreeMap<u64, Vec<u8>>>>, pub Rc<RefCell<BTreeMap<u64, Vec<u8>>>>);
 
 impl Files {
     pub fn write(&self, position: u64, bytes: &[u8]) {
@@ -76,8 +76,31 @@ impl LogFiles for Files {
         self.write(position, &vec![0; bytes as usize]);
         Ok(())
     }
+    fn index_bytes(&mut self, base: u64) -> Result<Option<u64>, DiskError> {
+        Ok(self.1.borrow().get(&base).map(|index| index.len() as u64))
+    }
+    fn read_index(&mut self, base: u64, at: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        out.copy_from_slice(&self.1.borrow()[&base][at as usize..][..out.len()]);
+        Ok(())
+    }
+    fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.1.borrow_mut().insert(base, bytes.to_vec());
+        Ok(())
+    }
     fn sync(&mut self) -> Result<(), DiskError> {
         Ok(())
+    }
+}
+
+fn read_answer(connection: u64, bytes: &[u8]) -> Answer {
+    let frame = frame::parse(bytes, u32::MAX).unwrap().expect("whole");
+    assert_eq!(frame.header.length.get() as usize, bytes.len());
+    Answer {
+        connection,
+        correlation: frame.header.correlation.get(),
+        status: frame.header.status(),
+        table: frame.table.to_vec(),
+        run: frame.run.to_vec(),
     }
 }
 
@@ -103,6 +126,8 @@ pub struct Desk {
     pub writes: Vec<(u64, usize, bool)>,
     pub syncs: usize,
     pub reads: usize,
+    pub index_reads: usize,
+    pub transfers: usize,
     pub stopped: bool,
     /// No segment can be made.
     pub full: bool,
@@ -137,6 +162,8 @@ impl Desk {
             writes: Vec::new(),
             syncs: 0,
             reads: 0,
+            index_reads: 0,
+            transfers: 0,
             stopped: false,
             full: false,
             frames: FrameBuilder::new(),
@@ -195,15 +222,35 @@ impl Desk {
                             let range = slice.range.start as usize..slice.range.end as usize;
                             bytes.extend_from_slice(&slice.block.bytes()[range]);
                         }
-                        let frame = frame::parse(&bytes, u32::MAX).unwrap().expect("whole");
-                        assert_eq!(frame.header.length.get() as usize, bytes.len());
-                        self.answers.push(Answer {
-                            connection,
-                            correlation: frame.header.correlation.get(),
-                            status: frame.header.status(),
-                            table: frame.table.to_vec(),
-                            run: frame.run.to_vec(),
-                        });
+                        self.answers.push(read_answer(connection, &bytes));
+                    }
+                    Action::Transfer { connection, head, position, bytes: length } => {
+                        self.transfers += 1;
+                        let mut bytes = out.heads[head].to_vec();
+                        let at = bytes.len();
+                        bytes.resize(at + length as usize, 0);
+                        self.files.read_at(position, &mut bytes[at..]);
+                        self.answers.push(read_answer(connection, &bytes));
+                    }
+                    Action::WriteIndex { rows } => {
+                        let index = rows.encode();
+                        let result = Ok(index.len() as u64);
+                        self.files.1.borrow_mut().insert(rows.base, index);
+                        next.push(Input::IndexWritten { base: rows.base, result });
+                    }
+                    Action::ReadIndex { read, base, at, bytes } => {
+                        self.index_reads += 1;
+                        let mut block = Heap(vec![0; bytes as usize]);
+                        self.files.read_index(base, at, &mut block.0).unwrap();
+                        next.push(Input::IndexRead { read, result: Ok(Rc::new(block)) });
+                    }
+                    Action::Retire { base } => {
+                        self.files.0.borrow_mut().remove(&base);
+                        self.files.1.borrow_mut().remove(&base);
+                    }
+                    Action::Punch { position, bytes } => {
+                        self.files.write(position, &vec![0; bytes as usize]);
+                        next.push(Input::Punched { position, result: Ok(()) });
                     }
                     Action::Stopped => self.stopped = true,
                     Action::Peer { .. } | Action::Topic(_) | Action::WatchRoute { .. } => {}

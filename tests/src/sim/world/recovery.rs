@@ -67,6 +67,18 @@ impl LogFiles for Files<'_> {
         Ok(())
     }
 
+    fn index_bytes(&mut self, _base: u64) -> Result<Option<u64>, DiskError> {
+        Ok(None)
+    }
+
+    fn read_index(&mut self, _base: u64, _at: u64, _out: &mut [u8]) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn write_index(&mut self, _base: u64, _bytes: &[u8]) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<(), DiskError> {
         self.call("sync")?;
         self.disk.sync_all();

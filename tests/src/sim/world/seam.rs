@@ -87,6 +87,11 @@ impl World {
             Action::Read { read, position, bytes } => {
                 self.start(shard, Op::Read { read, position, bytes })
             }
+            Action::WriteIndex { .. }
+            | Action::ReadIndex { .. }
+            | Action::Retire { .. }
+            | Action::Punch { .. }
+            | Action::Transfer { .. } => unreachable!("not asked for yet"),
             Action::Answer { connection, head, slices: of } => {
                 let mut bytes = heads[head].to_vec();
                 for slice in &slices[of] {
