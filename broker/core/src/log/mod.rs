@@ -15,17 +15,20 @@ pub(crate) mod tail;
 mod unit;
 
 use crate::config::ShardConfig;
+use crate::index::{NO_QUEUE, OrderRow, PLACE_BYTES, SegmentRows};
 use crate::seam::{Action, BLOCK_BYTES, Block, Memory, Now, Outbox};
 use ringmq_schema::record::{self, Kind, RecordHeader, UNIT_HEADER_BYTES};
 use ringmq_schema::zerocopy::FromBytes;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tail::Tail;
-use unit::{OpenUnit, State, Unit};
+use unit::{Mark, OpenUnit, State, Unit};
 
 /// One file of the log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment {
+    /// Counts up by one from segment to segment, for as long as the shard is open.
+    pub(crate) number: u32,
     pub(crate) base: u64,
     pub(crate) bytes: u64,
     /// Whether its file can be written.
@@ -55,6 +58,23 @@ struct Limits {
 /// A segment that could not be made is tried again after this.
 const SEGMENT_RETRY_US: u64 = 1_000_000;
 
+/// Where a record was put.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Put {
+    /// Number of the segment.
+    pub(crate) segment: u32,
+    /// See [`crate::index::Entry`].
+    pub(crate) place: u32,
+    pub(crate) row: u32,
+}
+
+/// Rows of a segment that no record goes to any more.
+#[derive(Debug)]
+pub(crate) struct SealedRows {
+    pub(crate) segment: Segment,
+    pub(crate) rows: SegmentRows,
+}
+
 /// What the log counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LogFigures {
@@ -64,8 +84,31 @@ pub(crate) struct LogFigures {
     pub(crate) syncs: u64,
 }
 
+/// Notes a record in the rows of its segment; its position is set.
+fn note(rows: &mut SegmentRows, segment: u32, slot: u32, header: &RecordHeader) -> Put {
+    let place = ((header.position.get() - rows.base) / PLACE_BYTES) as u32;
+    let row = rows.order.len() as u32;
+    rows.order.push(OrderRow { place, bytes: header.prefix.length.get(), queue: slot });
+    if header.prefix.kind == Kind::Message as u8 {
+        rows.ids.push((crc32fast::hash(&header.message_id), place));
+        let keys = usize::from(header.prefix.key_count).min(header.key_hashes.len());
+        rows.keys.extend(header.key_hashes[..keys].iter().map(|hash| (hash.get(), place)));
+    }
+    Put { segment, place, row }
+}
+
 /// A queue slot and the offset behind the last record that a unit holds of it.
 pub(crate) type Touched = (u32, u64);
+
+/// Where a log goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Resume {
+    pub(crate) segments: VecDeque<Segment>,
+    pub(crate) end: u64,
+    /// Of the segment that holds the last record.
+    pub(crate) rows: SegmentRows,
+    pub(crate) snapshot: u64,
+}
 
 #[derive(Debug)]
 pub(crate) struct Log<M: Memory> {
@@ -106,6 +149,13 @@ pub(crate) struct Log<M: Memory> {
     backlog_bytes: usize,
     unit_hint_bytes: usize,
     spare_touched: Vec<Vec<Touched>>,
+    /// Of the segment that records go to, but for the queues' own rows.
+    rows: SegmentRows,
+    active: u32,
+    /// By rising base; those below `flushed` are complete for ever.
+    sealed: VecDeque<SealedRows>,
+    /// Where the newest whole, durable snapshot begins; 0: there is none.
+    snapshot: u64,
     failed: Option<String>,
     pub(crate) tail: Tail<M::Block>,
     pub(crate) figures: LogFigures,
@@ -117,8 +167,7 @@ impl<M: Memory> Log<M> {
         config: &ShardConfig,
         memory: M,
         epoch: u32,
-        segments: VecDeque<Segment>,
-        end: u64,
+        Resume { segments, end, rows, snapshot }: Resume,
         now: Now,
     ) -> Log<M> {
         assert!(
@@ -126,7 +175,12 @@ impl<M: Memory> Log<M> {
             "segments are whole blocks"
         );
         assert!(end.is_multiple_of(BLOCK_BYTES as u64), "units are whole blocks");
+        let active = segments.iter().find(|segment| segment.base == rows.base);
         Log {
+            active: active.map_or(u32::MAX, |segment| segment.number),
+            rows,
+            sealed: VecDeque::new(),
+            snapshot,
             memory,
             shard: config.shard,
             log_id: config.log_id,
@@ -220,11 +274,13 @@ impl<M: Memory> Log<M> {
         touched: Option<Touched>,
         now: Now,
         out: &mut Outbox<M::Block>,
-        mut patch: impl FnMut(&mut RecordHeader),
+        mut patch: impl FnMut(&mut RecordHeader, Put),
     ) -> (u64, u64) {
         debug_assert!(run.len().is_multiple_of(record::ALIGNMENT) && !run.is_empty());
         self.make_room(run.len(), now, out);
+        self.turn_to_segment();
         let epoch = self.epoch;
+        let slot = touched.map_or(NO_QUEUE, |(slot, _)| slot);
         let open = self.open.as_mut().expect("make_room opened a unit");
         let start = open.used;
         let end = start + run.len();
@@ -237,7 +293,7 @@ impl<M: Memory> Log<M> {
                 .expect("runs are walked before they are appended");
             header.position = (first + at as u64).into();
             header.epoch = epoch.into();
-            patch(header);
+            patch(header, note(&mut self.rows, self.active, slot, header));
             header.seal();
             at += header.prefix.length.get() as usize;
         }
@@ -270,7 +326,39 @@ impl<M: Memory> Log<M> {
         bytes.extend_from_slice(payload);
         bytes.resize(record::record_bytes(payload.len()), 0);
         let store_ms = now.wall_ms;
-        self.append(&bytes, durable, None, now, out, |h| h.store_ms = store_ms.into()).1
+        self.append(&bytes, durable, None, now, out, |h, _| h.store_ms = store_ms.into()).1
+    }
+
+    /// Rows of the segment before are complete when the first record goes to the next.
+    fn turn_to_segment(&mut self) {
+        let position = self.open.as_ref().expect("make_room opened a unit").position;
+        if position >= self.rows.base && position < self.rows.base + self.rows.bytes {
+            return;
+        }
+        let segment = self.segment_of(position).expect("make_room found a segment");
+        let rows = SegmentRows {
+            base: segment.base,
+            bytes: segment.bytes,
+            shard: self.shard,
+            log_id: self.log_id,
+            order: Vec::with_capacity(self.rows.order.len()),
+            ids: Vec::with_capacity(self.rows.ids.len()),
+            ..SegmentRows::default()
+        };
+        let before = std::mem::replace(&mut self.rows, rows);
+        self.active = segment.number;
+        if before.bytes > 0
+            && let Some(segment) = self.segment_of(before.base)
+        {
+            let rows = SegmentRows { end: segment.end(), epoch: self.epoch, ..before };
+            self.sealed.push_back(SealedRows { segment, rows });
+        }
+    }
+
+    /// Rows of the next sealed segment that is durable to its end.
+    pub(crate) fn take_sealed(&mut self) -> Option<SealedRows> {
+        let flushed = self.flushed;
+        self.sealed.pop_front_if(|sealed| sealed.segment.end() <= flushed)
     }
 
     fn make_room(&mut self, bytes: usize, now: Now, out: &mut Outbox<M::Block>) {
@@ -322,7 +410,8 @@ impl<M: Memory> Log<M> {
 
     fn add_segment(&mut self, base: u64, out: &mut Outbox<M::Block>) {
         let bytes = self.limits.segment_bytes;
-        self.segments.push_back(Segment { base, bytes, ready: false, asked: false });
+        let number = self.segments.back().map_or(0, |segment| segment.number + 1);
+        self.segments.push_back(Segment { number, base, bytes, ready: false, asked: false });
         self.ask_for_segment(out);
     }
 
@@ -354,7 +443,7 @@ impl<M: Memory> Log<M> {
         let content = open.used > UNIT_HEADER_BYTES;
         self.unit_hint_bytes = open.used.next_multiple_of(BLOCK_BYTES);
         let padding =
-            open.finish(self.epoch, self.shard, self.flushed, self.log_id, &mut self.memory);
+            open.finish(&self.mark(), &mut self.memory);
         let bytes = open.block.bytes().len();
         self.marked = self.marked.max(self.flushed);
         let unit = Unit {
@@ -382,6 +471,16 @@ impl<M: Memory> Log<M> {
         self.figures.padding_bytes += padding as u64;
         self.tail.push(unit.position, &unit.block, self.flushed);
         self.units.push_back(unit);
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            epoch: self.epoch,
+            shard: self.shard,
+            flushed: self.flushed,
+            log_id: self.log_id,
+            snapshot: self.snapshot,
+        }
     }
 
     fn submit(&mut self, out: &mut Outbox<M::Block>) {

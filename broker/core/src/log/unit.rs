@@ -10,6 +10,16 @@ use ringmq_schema::record::{self, UNIT_HEADER_BYTES, UnitHeader};
 use ringmq_schema::zerocopy::IntoBytes;
 use std::rc::Rc;
 
+/// What every unit says of its log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    pub(super) epoch: u32,
+    pub(super) shard: u16,
+    pub(super) flushed: u64,
+    pub(super) log_id: u64,
+    pub(super) snapshot: u64,
+}
+
 /// The unit that records gather in.
 #[derive(Debug)]
 pub(super) struct OpenUnit<B> {
@@ -55,10 +65,7 @@ impl<B: Block> OpenUnit<B> {
     /// Pads it, writes its header, and cuts the block to whole device blocks. Returns the padding.
     pub(super) fn finish<M: Memory<Block = B>>(
         &mut self,
-        epoch: u32,
-        shard: u16,
-        flushed: u64,
-        log_id: u64,
+        mark: &Mark,
         memory: &mut M,
     ) -> usize {
         // A seal needs a record of its own even where the header fills the block to the brim.
@@ -73,7 +80,16 @@ impl<B: Block> OpenUnit<B> {
         }
         let target = self.block.bytes_mut();
         record::write_padding(&mut target[self.used..bytes], self.seal);
-        let header = UnitHeader::new(bytes as u32, self.position, epoch, shard, flushed, log_id, 0);
+        let Mark { epoch, shard, flushed, log_id, snapshot } = *mark;
+        let header = UnitHeader::new(
+            bytes as u32,
+            self.position,
+            epoch,
+            shard,
+            flushed,
+            log_id,
+            snapshot,
+        );
         target[..UNIT_HEADER_BYTES].copy_from_slice(header.as_bytes());
         self.block.truncate(bytes);
         bytes - self.used

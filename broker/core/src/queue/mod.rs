@@ -1,26 +1,94 @@
 //! Queues: which record is where, and how far consumers may see.
 //!
+//! Of a segment whose index is on disk a queue keeps one [`Stretch`] in memory; of the active segment, and of
+//! sealed ones whose index is being written, the entries themselves in chunks.
+//!
 //! Invariants:
-//! - offsets of a queue are contiguous from `min` to `next` (promise: fifo);
+//! - stretches, then chunks, lie by rising offset and do not overlap; what lies between `min` and `next`
+//!   and is in none of them is lost to damage: nothing else ever gets those offsets (promise: fifo);
 //! - `min <= visible <= next`; `visible` moves when a flush has passed the records (promise: prefix: what
 //!   a consumer saw is durable).
 
-use crate::peer::QueueId;
-use crate::table::Map;
+mod table;
 
-/// Where a record lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) position: u64,
-    pub(crate) bytes: u32,
-    pub(crate) tag_hash: u32,
-    /// Highest store time in the queue up to here: monotone even when the clock jumps, and so the
-    /// first entry that reaches a time is the first record stored at or after it.
-    pub(crate) latest_ms: i64,
-}
+pub(crate) use table::Queues;
+
+use crate::index::Entry;
+use crate::peer::QueueId;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Entries per chunk: 12 KiB each, so that a growing queue never copies what it has.
 const CHUNK: usize = 512;
+
+/// What the index of a segment has of a queue, without a gap in the offsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) first_offset: u64,
+    pub(crate) count: u32,
+    /// Number of the segment in the log.
+    pub(crate) segment: u32,
+    /// Number in the index's directory.
+    pub(crate) number: u32,
+    /// Its first entry in the index.
+    pub(crate) first_entry: u32,
+}
+
+impl Stretch {
+    pub(crate) fn end(&self) -> u64 {
+        self.first_offset + u64::from(self.count)
+    }
+}
+
+/// Entries in memory, of one segment and without a gap.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunk {
+    pub(crate) segment: u32,
+    pub(crate) first_offset: u64,
+    entries: Entries,
+}
+
+#[derive(Debug, Clone)]
+enum Entries {
+    /// Of the active segment.
+    Growing(Vec<Entry>),
+    /// Of a sealed one; the thread that writes the index reads it too.
+    Sealed(Arc<Vec<Entry>>),
+}
+
+impl Chunk {
+    pub(crate) fn entries(&self) -> &[Entry] {
+        match &self.entries {
+            Entries::Growing(entries) => entries,
+            Entries::Sealed(entries) => entries,
+        }
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.first_offset + self.entries().len() as u64
+    }
+
+    /// Its entries to be shared; it grows no more.
+    pub(crate) fn seal(&mut self) -> Arc<Vec<Entry>> {
+        let sealed = match &mut self.entries {
+            Entries::Sealed(entries) => return Arc::clone(entries),
+            Entries::Growing(entries) => Arc::new(std::mem::take(entries)),
+        };
+        self.entries = Entries::Sealed(Arc::clone(&sealed));
+        sealed
+    }
+}
+
+/// Where an offset's record is to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place<'a> {
+    /// Here: entries of this segment from the offset on, at least one.
+    Memory(u32, &'a [Entry]),
+    /// In a segment's index: this stretch, and which entry of it.
+    Disk(Stretch, u32),
+    /// Lost to damage; the next offset that is not.
+    Lost(u64),
+}
 
 /// One queue.
 #[derive(Debug)]
@@ -36,7 +104,8 @@ pub(crate) struct Queue {
     pub(crate) last_store_ms: i64,
     /// Fetches that wait for more.
     pub(crate) waiting: Vec<u64>,
-    chunks: Vec<Vec<Entry>>,
+    pub(crate) stretches: VecDeque<Stretch>,
+    pub(crate) chunks: VecDeque<Chunk>,
 }
 
 impl Queue {
@@ -49,110 +118,93 @@ impl Queue {
             bytes: 0,
             last_store_ms: 0,
             waiting: Vec::new(),
-            chunks: Vec::new(),
+            stretches: VecDeque::new(),
+            chunks: VecDeque::new(),
         }
     }
 
-    /// Adds the record of offset `next`.
-    pub(crate) fn push(&mut self, position: u64, bytes: u32, tag_hash: u32, store_ms: i64) {
-        self.last_store_ms = self.last_store_ms.max(store_ms);
-        let entry = Entry { position, bytes, tag_hash, latest_ms: self.last_store_ms };
-        match self.chunks.last_mut() {
-            Some(chunk) if chunk.len() < CHUNK => chunk.push(entry),
-            _ => {
-                // The first chunk of a queue grows from little: most queues stay small.
-                let mut chunk = Vec::with_capacity(if self.chunks.is_empty() { 8 } else { CHUNK });
-                chunk.push(entry);
-                self.chunks.push(chunk);
-            }
-        }
+    /// Adds the record of offset `next`, which lies in `segment`. `entry.latest_ms` is its store time.
+    /// Returns whether it is the queue's first in that segment.
+    pub(crate) fn push(&mut self, segment: u32, mut entry: Entry) -> bool {
+        self.last_store_ms = self.last_store_ms.max(entry.latest_ms);
+        entry.latest_ms = self.last_store_ms;
+        let offset = self.next;
         self.next += 1;
-        self.bytes += u64::from(bytes);
+        self.bytes += u64::from(entry.bytes);
+        let last = self.chunks.back_mut();
+        let is_first = last.as_ref().is_none_or(|chunk| chunk.segment != segment);
+        if let Some(Chunk { segment: of, first_offset, entries: Entries::Growing(entries) }) = last
+            && *of == segment
+            && entries.len() < CHUNK
+            && *first_offset + entries.len() as u64 == offset
+        {
+            entries.push(entry);
+            return false;
+        }
+        // The first chunk of a queue grows from little: most queues stay small.
+        let few = is_first && self.chunks.is_empty();
+        let mut entries = Vec::with_capacity(if few { 8 } else { CHUNK });
+        entries.push(entry);
+        let entries = Entries::Growing(entries);
+        self.chunks.push_back(Chunk { segment, first_offset: offset, entries });
+        is_first
     }
 
-    /// The record of an offset.
-    pub(crate) fn entry(&self, offset: u64) -> Option<Entry> {
-        let index = offset.checked_sub(self.min)? as usize;
-        self.chunks.get(index / CHUNK)?.get(index % CHUNK).copied()
+    /// Leaves out offsets up to `next`: they are lost, and never given again.
+    pub(crate) fn skip_to(&mut self, next: u64) {
+        debug_assert!(next >= self.next, "offsets only grow");
+        self.next = next;
     }
 
-    /// First visible offset whose record was stored at or after `ms`; the high watermark if none was.
-    pub(crate) fn offset_at(&self, ms: i64) -> u64 {
-        let (mut low, mut high) = (self.min, self.visible);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.entry(middle).is_some_and(|entry| entry.latest_ms < ms) {
-                low = middle + 1;
-            } else {
-                high = middle;
+    /// Where the record of an offset is; `None` outside of `min..next`.
+    pub(crate) fn find(&self, offset: u64) -> Option<Place<'_>> {
+        if offset < self.min || offset >= self.next {
+            return None;
+        }
+        let next = self.chunks.partition_point(|chunk| chunk.first_offset <= offset);
+        if let Some(chunk) = next.checked_sub(1).and_then(|at| self.chunks.get(at)) {
+            let at = (offset - chunk.first_offset) as usize;
+            if let Some(from) = chunk.entries().get(at..).filter(|from| !from.is_empty()) {
+                return Some(Place::Memory(chunk.segment, from));
             }
+            let after = self.chunks.get(next).map_or(self.next, |chunk| chunk.first_offset);
+            return Some(Place::Lost(after));
         }
-        low
-    }
-}
-
-/// All queues of a shard that hold or held messages, by slot.
-#[derive(Debug, Default)]
-pub(crate) struct Queues {
-    slots: Vec<Queue>,
-    by_id: Map<u64, u32>,
-}
-
-fn key(id: QueueId) -> u64 {
-    (u64::from(id.topic) << 32) | u64::from(id.queue)
-}
-
-impl Queues {
-    pub(crate) fn slot(&self, id: QueueId) -> Option<u32> {
-        self.by_id.get(&key(id)).copied()
-    }
-
-    /// The queue's slot, made when it is not there.
-    pub(crate) fn slot_or_new(&mut self, id: QueueId) -> u32 {
-        if let Some(slot) = self.slot(id) {
-            return slot;
+        let next = self.stretches.partition_point(|stretch| stretch.first_offset <= offset);
+        if let Some(stretch) = next.checked_sub(1).and_then(|at| self.stretches.get(at))
+            && offset < stretch.end()
+        {
+            return Some(Place::Disk(*stretch, (offset - stretch.first_offset) as u32));
         }
-        let slot = self.slots.len() as u32;
-        self.slots.push(Queue::new(id));
-        self.by_id.insert(key(id), slot);
-        slot
+        let chunk = self.chunks.front().map_or(self.next, |chunk| chunk.first_offset);
+        let after = self.stretches.get(next).map_or(chunk, |stretch| stretch.first_offset);
+        Some(Place::Lost(after))
     }
 
-    pub(crate) fn at(&self, slot: u32) -> &Queue {
-        &self.slots[slot as usize]
-    }
-
-    pub(crate) fn at_mut(&mut self, slot: u32) -> &mut Queue {
-        &mut self.slots[slot as usize]
-    }
-
-    pub(crate) fn get(&self, id: QueueId) -> Option<&Queue> {
-        self.slot(id).map(|slot| self.at(slot))
-    }
-
-    /// Number of queues.
-    pub(crate) fn len(&self) -> usize {
-        self.by_id.len()
-    }
-
-    /// Everything recovered is durable: recovery made it so.
-    pub(crate) fn show_all(&mut self) {
-        for queue in &mut self.slots {
-            queue.visible = queue.next;
+    /// The entries of a sealed segment went to disk: one stretch takes the place of each run of chunks.
+    /// `stretches` are what the index has of this queue, by rising offset.
+    pub(crate) fn indexed(&mut self, segment: u32, stretches: impl Iterator<Item = Stretch>) {
+        while self.chunks.front().is_some_and(|chunk| chunk.segment <= segment) {
+            self.chunks.pop_front();
         }
+        self.stretches.extend(stretches.filter(|stretch| stretch.end() > self.min));
     }
 
-    /// Forgets what a deleted topic's queues hold; their slots stay, empty, since units under way and
-    /// fetches name them.
-    pub(crate) fn forget_topic(&mut self, topic: u32) -> Vec<u64> {
-        let mut waiting = Vec::new();
-        for queue in self.slots.iter_mut().filter(|queue| queue.id.topic == topic) {
-            waiting.append(&mut queue.waiting);
-            self.by_id.remove(&key(queue.id));
-            let gone = Queue::new(queue.id);
-            *queue = gone;
+    /// Segments below `segment` are no longer for readers. Returns whether `min` moved.
+    pub(crate) fn expire(&mut self, segment: u32) -> bool {
+        while self.stretches.front().is_some_and(|stretch| stretch.segment < segment) {
+            self.stretches.pop_front();
         }
-        waiting
+        while self.chunks.front().is_some_and(|chunk| chunk.segment < segment) {
+            self.chunks.pop_front();
+        }
+        let chunk = self.chunks.front().map_or(self.next, |chunk| chunk.first_offset);
+        let first = self.stretches.front().map_or(chunk, |stretch| stretch.first_offset);
+        // What is lost in front of the first record stays lost; below `visible` nothing is hidden.
+        let min = first.min(self.visible);
+        let moved = min > self.min;
+        self.min = self.min.max(min);
+        moved
     }
 }
 
@@ -160,24 +212,62 @@ impl Queues {
 mod tests {
     use super::*;
 
+    fn entry(row: u32) -> Entry {
+        Entry { place: row, row, bytes: 8, tag_hash: 0, latest_ms: i64::from(row) }
+    }
+
+    fn queue() -> Queue {
+        Queue::new(QueueId { topic: 1, queue: 0 })
+    }
+
     #[test]
-    fn entries_are_found_by_offset() {
-        let mut queues = Queues::default();
-        let slot = queues.slot_or_new(QueueId { topic: 1, queue: 0 });
-        let queue = queues.at_mut(slot);
-        for n in 0..2000u64 {
-            queue.push(n * 8, 8, 0, n as i64);
+    fn entries_are_found_over_chunks_and_segments() {
+        let mut queue = queue();
+        for n in 0..2000u32 {
+            let is_first = queue.push(n / 700, entry(n));
+            assert_eq!(is_first, n % 700 == 0, "{n}");
         }
-        for n in [0, 1, 7, 8, 511, 512, 1024, 1999] {
-            assert_eq!(queue.entry(n).map(|e| e.position), Some(n * 8));
+        for n in [0, 1, 511, 512, 699, 700, 1399, 1400, 1999] {
+            let Some(Place::Memory(segment, entries)) = queue.find(n) else { panic!("{n}") };
+            assert_eq!((segment, u64::from(entries[0].row)), (n as u32 / 700, n));
         }
-        assert_eq!(queue.entry(2000), None);
-        assert_eq!(queue.offset_at(5), 0, "nothing is visible yet");
-        queue.visible = 2000;
-        for ms in [0, 1, 511, 512, 513, 1500, 1999, 2000] {
-            assert_eq!(queue.offset_at(ms), ms as u64);
-        }
-        assert_eq!(queue.offset_at(-5), 0);
-        assert_eq!(queue.offset_at(5000), 2000);
+        assert_eq!(queue.find(2000), None);
+    }
+
+    #[test]
+    fn what_was_indexed_is_found_on_disk_and_what_expired_is_gone() {
+        let mut queue = queue();
+        (0..1500u32).for_each(|n| drop(queue.push(n / 500, entry(n))));
+        queue.visible = 1500;
+        let stretch =
+            Stretch { first_offset: 0, count: 500, segment: 0, number: 3, first_entry: 40 };
+        queue.indexed(0, std::iter::once(stretch));
+        assert_eq!(queue.find(499), Some(Place::Disk(stretch, 499)));
+        assert!(matches!(queue.find(500), Some(Place::Memory(1, _))));
+        assert!(queue.expire(1));
+        assert_eq!((queue.min, queue.find(499)), (500, None));
+        assert!(queue.expire(2));
+        assert_eq!(queue.min, 1000);
+        assert!(!queue.expire(2));
+    }
+
+    #[test]
+    fn lost_offsets_are_said_to_be_lost_and_not_given_again() {
+        let mut queue = queue();
+        (0..10u32).for_each(|n| drop(queue.push(0, entry(n))));
+        queue.skip_to(15);
+        (10..20u32).for_each(|n| drop(queue.push(0, entry(n))));
+        assert_eq!(queue.next, 25);
+        assert_eq!(queue.find(12), Some(Place::Lost(15)));
+        let Some(Place::Memory(0, entries)) = queue.find(15) else { panic!("15 is there") };
+        assert_eq!((entries[0].row, entries.len()), (10, 10));
+        let stretches = [(0, 10, 0), (15, 10, 10)].map(|(first_offset, count, first_entry)| {
+            Stretch { first_offset, count, segment: 0, number: 0, first_entry }
+        });
+        queue.indexed(0, stretches.into_iter());
+        assert_eq!(queue.find(14), Some(Place::Lost(15)));
+        assert_eq!(queue.find(24), Some(Place::Disk(stretches[1], 9)));
+        queue.skip_to(30);
+        assert_eq!(queue.find(27), Some(Place::Lost(30)));
     }
 }
