@@ -18,6 +18,7 @@ mod registry;
 pub mod route;
 pub mod seam;
 mod shard;
+mod snapshot;
 mod state;
 mod table;
 

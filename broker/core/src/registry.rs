@@ -83,6 +83,59 @@ impl Registry {
         self.groups.values()
     }
 
+    /// Version and the last ids given: where a snapshot begins.
+    pub(crate) fn head(&self) -> (u64, u32, u32) {
+        (self.version, self.last_topic, self.last_group)
+    }
+
+    /// Takes over where a snapshot begins; what it says of topics and groups follows.
+    pub(crate) fn restore_head(&mut self, version: u64, last_topic: u32, last_group: u32) {
+        self.version = version;
+        self.last_topic = self.last_topic.max(last_topic);
+        self.last_group = self.last_group.max(last_group);
+        if let Some(history) = &mut self.history {
+            history.clear();
+        }
+    }
+
+    /// Takes over what a snapshot says of one topic or group.
+    pub(crate) fn restore(&mut self, change: &RegistryChange) {
+        let version = change.version;
+        match &change.change {
+            Change::Topic { id, settings } => {
+                let topic = Topic { id: *id, version, settings: settings.clone() };
+                self.topic_ids.insert(settings.name.clone(), *id);
+                self.topics.insert(*id, topic);
+            }
+            Change::Group { id, name } => {
+                self.group_ids.insert(name.clone(), *id);
+                self.groups.insert(*id, Group { id: *id, version, name: name.clone() });
+            }
+            Change::TopicDeleted { .. } | Change::GroupDeleted { .. } => {}
+        }
+    }
+
+    /// Topics behind this id, as changes.
+    pub(crate) fn topics_after(&self, id: u32) -> impl Iterator<Item = RegistryChange> {
+        self.topics.range(id.saturating_add(1)..).map(|(id, topic)| RegistryChange {
+            version: topic.version,
+            change: Change::Topic { id: *id, settings: topic.settings.clone() },
+        })
+    }
+
+    /// Groups behind this id, as changes.
+    pub(crate) fn groups_after(&self, id: u32) -> impl Iterator<Item = RegistryChange> {
+        self.groups.range(id.saturating_add(1)..).map(|(id, group)| RegistryChange {
+            version: group.version,
+            change: Change::Group { id: *id, name: group.name.clone() },
+        })
+    }
+
+    /// Whether a change waits for the disk.
+    pub(crate) fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     /// Numbers the next change: home shard only.
     pub(crate) fn next(&self, change: Change) -> RegistryChange {
         RegistryChange { version: self.staged_version() + 1, change }

@@ -9,7 +9,7 @@ use crate::peer::{Member, Ownership, QueueId};
 use std::collections::BTreeMap;
 
 /// What is kept for one group and queue.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) committed: Option<u64>,
     pub(crate) committed_ms: i64,
@@ -66,6 +66,21 @@ impl Offsets {
         progress.owner = owner.member;
         progress.generation = owner.generation;
         true
+    }
+
+    /// Takes over what a snapshot says.
+    pub(crate) fn restore(&mut self, group: u32, queue: QueueId, progress: Progress) {
+        self.entries.insert((group, queue), progress);
+    }
+
+    /// Everything known behind this group and queue, in order.
+    pub(crate) fn after(
+        &self,
+        last: Option<(u32, QueueId)>,
+    ) -> impl Iterator<Item = (u32, QueueId, &Progress)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = last.map_or(Unbounded, Excluded);
+        self.entries.range((from, Unbounded)).map(|((group, queue), p)| (*group, *queue, p))
     }
 
     /// Owners of all queues.

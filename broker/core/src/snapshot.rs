@@ -1,0 +1,217 @@
+//! Snapshots of a shard's state, in slices that are records of the log itself ([`Kind::Snapshot`]).
+//!
+//! A snapshot is *fuzzy*: requests go on between its slices. Recovery applies every record from its beginning
+//! on in log order; each says what is, not what changed by how much, so a slice and the changes around it
+//! come out the same in whatever order they were taken.
+//!
+//! ```text
+//! u8 version, u8 part, then
+//! 1 Begin     u64 beginning of the snapshot before, 0: none
+//! 2 Registry  u64 version, u32 last topic id, u32 last group id; follows Begin at once
+//! 3 Changes   (u32 length, a topic or group as its record has it)*
+//! 4 Offsets   (u32 group, u32 topic, u32 queue, i64 committed or -1, i64 committed at, u32 generation, u128 owner)*
+//! 5 Queues    (u32 topic, u32 queue, u64 min, u64 next, u64 bytes, i64 newest store time)*
+//! 6 End       u64 beginning
+//! ```
+//!
+//! [`Kind::Snapshot`]: ringmq_schema::record::Kind::Snapshot
+
+use crate::consume::offsets::Progress;
+use crate::peer::{QueueId, RegistryChange};
+use crate::state::{self, Reader};
+
+const VERSION: u8 = 1;
+
+/// What a queue is, but for its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueState {
+    pub(crate) id: QueueId,
+    pub(crate) min: u64,
+    pub(crate) next: u64,
+    pub(crate) bytes: u64,
+    pub(crate) last_store_ms: i64,
+}
+
+/// One thing that a slice says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Item {
+    Begin { before: u64 },
+    Registry { version: u64, last_topic: u32, last_group: u32 },
+    Change(RegistryChange),
+    Offset { group: u32, queue: QueueId, progress: Progress },
+    Queue(QueueState),
+    End { begin: u64 },
+}
+
+/// A slice that is being filled.
+#[derive(Debug)]
+pub(crate) struct Slice(Vec<u8>);
+
+impl Slice {
+    pub(crate) fn begin(before: u64) -> Slice {
+        let mut slice = Slice::new(1);
+        slice.0.extend_from_slice(&before.to_le_bytes());
+        slice
+    }
+
+    pub(crate) fn registry(version: u64, last_topic: u32, last_group: u32) -> Slice {
+        let mut slice = Slice::new(2);
+        slice.0.extend_from_slice(&version.to_le_bytes());
+        slice.0.extend_from_slice(&last_topic.to_le_bytes());
+        slice.0.extend_from_slice(&last_group.to_le_bytes());
+        slice
+    }
+
+    pub(crate) fn changes() -> Slice {
+        Slice::new(3)
+    }
+
+    pub(crate) fn offsets() -> Slice {
+        Slice::new(4)
+    }
+
+    pub(crate) fn queues() -> Slice {
+        Slice::new(5)
+    }
+
+    pub(crate) fn end(begin: u64) -> Slice {
+        let mut slice = Slice::new(6);
+        slice.0.extend_from_slice(&begin.to_le_bytes());
+        slice
+    }
+
+    fn new(part: u8) -> Slice {
+        Slice(vec![VERSION, part])
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether nothing was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.len() == 2
+    }
+
+    pub(crate) fn add_change(&mut self, change: &RegistryChange) {
+        let bytes = state::write_change(change);
+        self.0.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.0.extend_from_slice(&bytes);
+    }
+
+    pub(crate) fn add_offset(&mut self, group: u32, queue: QueueId, progress: &Progress) {
+        let Progress { committed, committed_ms, owner, generation } = progress;
+        let committed = committed.map_or(-1, |offset| offset as i64);
+        self.0.extend_from_slice(&group.to_le_bytes());
+        self.0.extend_from_slice(&queue.topic.to_le_bytes());
+        self.0.extend_from_slice(&queue.queue.to_le_bytes());
+        self.0.extend_from_slice(&committed.to_le_bytes());
+        self.0.extend_from_slice(&committed_ms.to_le_bytes());
+        self.0.extend_from_slice(&generation.to_le_bytes());
+        self.0.extend_from_slice(&owner.to_le_bytes());
+    }
+
+    pub(crate) fn add_queue(&mut self, queue: &QueueState) {
+        self.0.extend_from_slice(&queue.id.topic.to_le_bytes());
+        self.0.extend_from_slice(&queue.id.queue.to_le_bytes());
+        self.0.extend_from_slice(&queue.min.to_le_bytes());
+        self.0.extend_from_slice(&queue.next.to_le_bytes());
+        self.0.extend_from_slice(&queue.bytes.to_le_bytes());
+        self.0.extend_from_slice(&queue.last_store_ms.to_le_bytes());
+    }
+}
+
+/// Reads a slice, handing on item by item; `None` when it does not parse.
+pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
+    let mut reader = Reader(payload);
+    if reader.u8()? != VERSION {
+        return None;
+    }
+    let part = reader.u8()?;
+    match part {
+        1 => visit(Item::Begin { before: reader.u64()? }),
+        2 => visit(Item::Registry {
+            version: reader.u64()?,
+            last_topic: reader.u32()?,
+            last_group: reader.u32()?,
+        }),
+        6 => visit(Item::End { begin: reader.u64()? }),
+        3..=5 => {
+            while !reader.0.is_empty() {
+                visit(match part {
+                    3 => {
+                        let bytes = reader.u32()? as usize;
+                        Item::Change(state::read_change(reader.take(bytes)?)?)
+                    }
+                    4 => read_offset(&mut reader)?,
+                    _ => read_queue(&mut reader)?,
+                });
+            }
+        }
+        _ => return None,
+    }
+    reader.0.is_empty().then_some(())
+}
+
+fn read_offset(reader: &mut Reader<'_>) -> Option<Item> {
+    let group = reader.u32()?;
+    let queue = QueueId { topic: reader.u32()?, queue: reader.u32()? };
+    let committed = u64::try_from(reader.u64()? as i64).ok();
+    let committed_ms = reader.u64()? as i64;
+    let (generation, owner) = (reader.u32()?, reader.u128()?);
+    let progress = Progress { committed, committed_ms, owner, generation };
+    Some(Item::Offset { group, queue, progress })
+}
+
+fn read_queue(reader: &mut Reader<'_>) -> Option<Item> {
+    let id = QueueId { topic: reader.u32()?, queue: reader.u32()? };
+    let (min, next, bytes) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    if min > next {
+        return None;
+    }
+    Some(Item::Queue(QueueState { id, min, next, bytes, last_store_ms: reader.u64()? as i64 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::Change;
+
+    fn items(slice: &Slice) -> Option<Vec<Item>> {
+        let mut items = Vec::new();
+        read(slice.payload(), |item| items.push(item)).map(|()| items)
+    }
+
+    #[test]
+    fn slices_round_trip_and_no_prefix_panics() {
+        let queue = QueueId { topic: 7, queue: 3 };
+        let progress =
+            Progress { committed: Some(9), committed_ms: 5, owner: 1 << 100, generation: 4 };
+        let state = QueueState { id: queue, min: 1, next: 9, bytes: 800, last_store_ms: -1 };
+        let change =
+            RegistryChange { version: 3, change: Change::Group { id: 1, name: "g".to_owned() } };
+        let mut changes = Slice::changes();
+        let mut offsets = Slice::offsets();
+        let mut queues = Slice::queues();
+        assert!(queues.is_empty());
+        for _ in 0..3 {
+            changes.add_change(&change);
+            offsets.add_offset(2, queue, &progress);
+            queues.add_queue(&state);
+        }
+        assert_eq!(items(&changes), Some(vec![Item::Change(change); 3]));
+        let offset = Item::Offset { group: 2, queue, progress };
+        assert_eq!(items(&offsets), Some(vec![offset; 3]));
+        assert_eq!(items(&queues), Some(vec![Item::Queue(state); 3]));
+        assert_eq!(items(&Slice::begin(8)), Some(vec![Item::Begin { before: 8 }]));
+        assert_eq!(items(&Slice::end(8)), Some(vec![Item::End { begin: 8 }]));
+        let registry = Item::Registry { version: 1, last_topic: 2, last_group: 3 };
+        assert_eq!(items(&Slice::registry(1, 2, 3)), Some(vec![registry]));
+        for slice in [changes, offsets, queues, Slice::begin(8), Slice::registry(1, 2, 3)] {
+            for end in 0..slice.0.len() {
+                // A shorter list may be a whole one; nothing panics.
+                let _ = read(&slice.0[..end], |_| {});
+            }
+        }
+    }
+}
