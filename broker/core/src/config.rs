@@ -42,6 +42,9 @@ pub struct ShardConfig {
     pub async_flush_ms: u64,
     /// An idle shard writes down its `flushed` after this, ms.
     pub idle_mark_ms: u64,
+    /// A snapshot of the state is written when the log grew by so much since the last: what recovery reads
+    /// at most beside the active segment. 512 MiB: under half a second on the disks measured.
+    pub snapshot_bytes: u64,
     /// Most bytes one answer to a fetch holds; one record always fits.
     pub fetch_bytes: usize,
     /// Most fetches waiting for messages.
@@ -80,6 +83,7 @@ impl ShardConfig {
             tail_cache_bytes: 64 << 20,
             async_flush_ms: 500,
             idle_mark_ms: 500,
+            snapshot_bytes: 512 << 20,
             fetch_bytes: 4 << 20,
             waiting_fetches: 65_536,
             waiting_produces: 262_144,

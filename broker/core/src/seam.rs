@@ -19,12 +19,13 @@
 //!   together is written together. `Tick` comes at [`crate::Shard::next_wake`] at the latest, and at
 //!   least each second.
 
-use crate::index::SegmentRows;
+use crate::index::{SegmentRows, StretchRow};
 use crate::peer::PeerMessage;
 use crate::route::{TopicChange, TopicRoutes};
 use ringmq_schema::frame::Frame;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Unit of device addressing: every write unit is a multiple of it (STATX_DIOALIGN is at most this on
 /// the disks measured).
@@ -133,8 +134,8 @@ pub enum Input<'a, B> {
     IndexWritten {
         /// The segment.
         base: u64,
-        /// How; the length of the file in bytes.
-        result: Result<u64, DiskError>,
+        /// How; what its directory has ([`SegmentRows::stretches`]).
+        result: Result<Box<[StretchRow]>, DiskError>,
     },
     /// A hole was punched, or could not be.
     Punched {
@@ -206,7 +207,7 @@ pub enum Action<B> {
     /// segment, in place of what is there. Done by [`Input::IndexWritten`].
     WriteIndex {
         /// What is in it; goes to another thread.
-        rows: Box<SegmentRows>,
+        rows: Arc<SegmentRows>,
     },
     /// Read from the index of a segment. Done by [`Input::IndexRead`].
     ReadIndex {

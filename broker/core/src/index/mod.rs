@@ -75,6 +75,21 @@ pub struct QueueRows {
     pub entries: Vec<Arc<Vec<Entry>>>,
 }
 
+/// What a segment's directory has of one queue in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StretchRow {
+    /// See [`QueueRows::slot`].
+    pub slot: u32,
+    /// Offset of the first entry.
+    pub first_offset: u64,
+    /// Number of entries.
+    pub count: u32,
+    /// Its number in the directory.
+    pub number: u32,
+    /// Its first entry among all.
+    pub first_entry: u32,
+}
+
 /// Everything that goes into the index of one segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SegmentRows {

@@ -239,6 +239,16 @@ impl<M: Memory> Log<M> {
         self.open.as_ref().map_or(self.next, |open| open.position + open.used as u64)
     }
 
+    /// Where the unit that records gather in begins, or the next would.
+    pub(crate) fn open_position(&self) -> u64 {
+        self.open.as_ref().map_or(self.next, |open| open.position)
+    }
+
+    /// A whole snapshot that begins there is durable: units say so from here on.
+    pub(crate) fn snapshot_ended(&mut self, begin: u64) {
+        self.snapshot = self.snapshot.max(begin);
+    }
+
     pub(crate) fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
     }

@@ -10,6 +10,8 @@ mod offsets;
 mod open;
 mod produce;
 mod registry;
+mod sealing;
+mod snapshot;
 mod waiting;
 
 pub use open::OpenError;
@@ -31,6 +33,8 @@ use ringmq_schema::error::Status;
 use ringmq_schema::frame::Frame;
 use ringmq_schema::opcode::Opcode;
 use std::collections::{BTreeMap, BTreeSet};
+use sealing::Sealing;
+use snapshot::Snapshots;
 use waiting::Waiting;
 
 /// See the module.
@@ -50,6 +54,9 @@ pub struct Shard<M: Memory> {
     groups_to_reconcile: BTreeSet<u32>,
     fetches: Fetches,
     waiting: Waiting,
+    snapshots: Snapshots,
+    sealing: Sealing,
+    segments_indexed: u64,
     frames: FrameBuilder,
     figures: Figures,
     opened: Now,
@@ -122,7 +129,8 @@ impl<M: Memory> Shard<M> {
             Input::Written { result: Err(error), .. }
             | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
             Input::Read { read, result } => self.fetch_read(read, result, out),
-            Input::IndexRead { .. } | Input::IndexWritten { .. } | Input::Punched { .. } => {}
+            Input::IndexWritten { base, result } => self.index_written(base, result, now),
+            Input::IndexRead { .. } | Input::Punched { .. } => {}
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
                 self.log.pump(now, out);
@@ -376,6 +384,8 @@ impl<M: Memory> Shard<M> {
         self.answer_waiting(now, out);
         self.reconcile_groups(now, out);
         self.wake_fetches(woken, out);
+        self.step_sealing(now, out);
+        self.step_snapshot(now, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;
         self.log.sync_if_due(wanted, now, out);
         if self.stopping {

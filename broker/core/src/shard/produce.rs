@@ -3,6 +3,8 @@
 use super::waiting::{Produced, Then};
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::config::FlushMode;
+use crate::index::Entry;
+use crate::log::Put;
 use crate::peer::QueueId;
 use crate::seam::{Memory, Now, Outbox};
 use ringmq_schema::error::Status;
@@ -43,11 +45,17 @@ impl<M: Memory> Shard<M> {
         let base_offset = queue.next;
         let store_ms = now.wall_ms;
         let touched = Some((slot, base_offset + u64::from(records)));
-        let (position, end) = self.log.append(frame.run, durable, touched, now, out, |header| {
+        let sealing = &mut self.sealing;
+        let (position, end) = self.log.append(frame.run, durable, touched, now, out, |header, put| {
             header.offset = queue.next.into();
             header.store_ms = store_ms.into();
             let bytes = header.prefix.length.get();
-            queue.push(header.position.get(), bytes, header.tag_hash.get(), store_ms);
+            let Put { segment, place, row } = put;
+            let tag_hash = header.tag_hash.get();
+            let entry = Entry { place, row, bytes, tag_hash, latest_ms: store_ms };
+            if queue.push(segment, entry) {
+                sealing.touch(segment, slot);
+            }
         });
         debug_assert_eq!(queue.next, base_offset + u64::from(records));
         if !durable && !queue.waiting.is_empty() {

@@ -40,6 +40,10 @@ pub(super) enum Then {
     },
     /// The new epoch has begun.
     Epoch,
+    /// A snapshot is whole and durable.
+    Snapshot {
+        begin: u64,
+    },
 }
 
 /// Both orders are by position.
@@ -98,6 +102,7 @@ impl<M: Memory> Shard<M> {
                     self.tell(to, message, now, out);
                 }
                 Then::Epoch => self.epoch_began(now, out),
+                Then::Snapshot { begin } => self.log.snapshot_ended(begin),
             }
         }
     }
@@ -153,7 +158,11 @@ impl<M: Memory> Shard<M> {
                     self.refuse(asker, &refused, out);
                 }
                 Then::Answer(asker, _) => self.refuse(asker, &refused, out),
-                Then::Nothing | Then::Registry { .. } | Then::Assigned { .. } | Then::Epoch => {}
+                Then::Nothing
+                | Then::Registry { .. }
+                | Then::Assigned { .. }
+                | Then::Epoch
+                | Then::Snapshot { .. } => {}
             }
         }
     }

@@ -1,0 +1,173 @@
+//! From the active segment's rows to its index on disk.
+//!
+//! Invariants:
+//! - entries stay in memory until the index is there; an index that cannot be written is tried again;
+//! - what is done in one step is bounded: a segment with a million queues is sealed in slices.
+
+use super::Shard;
+use crate::index::{QueueRows, SegmentRows, StretchRow};
+use crate::queue::Stretch;
+use crate::seam::{Action, DiskError, Memory, Now, Outbox};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Queues looked at in one step.
+const QUEUES_A_STEP: usize = 1000;
+/// An index that could not be written is tried again after this.
+const RETRY_US: u64 = 5_000_000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Sealing {
+    /// By segment: slots with records in it. The last is the active one.
+    touched: VecDeque<(u32, Vec<u32>)>,
+    step: Step,
+}
+
+/// One segment at a time.
+#[derive(Debug, Default)]
+enum Step {
+    #[default]
+    Idle,
+    /// Collects the entries of the queues.
+    Gather { segment: u32, rows: SegmentRows, touched: Vec<u32>, at: usize },
+    /// The index is being written.
+    Write { segment: u32, rows: Arc<SegmentRows> },
+    /// It could not be written; again at that time.
+    Retry { segment: u32, rows: Arc<SegmentRows>, due_us: u64 },
+    /// It is there: entries make way for stretches.
+    Replace { segment: u32, stretches: Box<[StretchRow]>, at: usize },
+}
+
+impl Sealing {
+    /// A queue's first record in a segment.
+    pub(super) fn touch(&mut self, segment: u32, slot: u32) {
+        match self.touched.back_mut() {
+            Some((of, slots)) if *of == segment => slots.push(slot),
+            _ => self.touched.push_back((segment, vec![slot])),
+        }
+    }
+
+    /// Whether there is something to be done without waiting for the disk.
+    pub(super) fn has_work(&self) -> bool {
+        matches!(self.step, Step::Gather { .. } | Step::Replace { .. })
+    }
+
+    pub(super) fn next_wake(&self) -> Option<u64> {
+        match self.step {
+            Step::Retry { due_us, .. } => Some(due_us),
+            _ => None,
+        }
+    }
+}
+
+impl<M: Memory> Shard<M> {
+    /// Goes on with sealing, a bounded step.
+    pub(super) fn step_sealing(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        let step = std::mem::take(&mut self.sealing.step);
+        self.sealing.step = match step {
+            Step::Idle => match self.log.take_sealed() {
+                None => Step::Idle,
+                Some(sealed) => {
+                    let segment = sealed.segment.number;
+                    let touched = self
+                        .sealing
+                        .touched
+                        .pop_front_if(|(of, _)| *of == segment)
+                        .map_or(Vec::new(), |(_, touched)| touched);
+                    Step::Gather { segment, rows: sealed.rows, touched, at: 0 }
+                }
+            },
+            Step::Gather { segment, mut rows, touched, at } => {
+                let end = (at + QUEUES_A_STEP).min(touched.len());
+                for &slot in &touched[at..end] {
+                    self.gather(segment, slot, &mut rows);
+                }
+                if end < touched.len() {
+                    Step::Gather { segment, rows, touched, at: end }
+                } else {
+                    let rows = Arc::new(rows);
+                    out.actions.push(Action::WriteIndex { rows: Arc::clone(&rows) });
+                    Step::Write { segment, rows }
+                }
+            }
+            Step::Retry { segment, rows, due_us } if now.mono_us >= due_us => {
+                out.actions.push(Action::WriteIndex { rows: Arc::clone(&rows) });
+                Step::Write { segment, rows }
+            }
+            Step::Replace { segment, stretches, at } => {
+                let mut end = (at + QUEUES_A_STEP).min(stretches.len());
+                // All stretches of one queue together.
+                while end > at && end < stretches.len() && stretches[end].slot == stretches[end - 1].slot
+                {
+                    end += 1;
+                }
+                self.replace(segment, &stretches[at..end]);
+                if end < stretches.len() {
+                    Step::Replace { segment, stretches, at: end }
+                } else {
+                    Step::Idle
+                }
+            }
+            waits => waits,
+        };
+    }
+
+    /// Adds a queue's entries of a segment.
+    fn gather(&mut self, segment: u32, slot: u32, rows: &mut SegmentRows) {
+        let queue = self.queues.at_mut(slot);
+        let id = queue.id;
+        let mut end = None;
+        for chunk in queue.chunks.iter_mut().filter(|chunk| chunk.segment == segment) {
+            let first_offset = chunk.first_offset;
+            let follows = end == Some(first_offset);
+            end = Some(chunk.end());
+            let entries = chunk.seal();
+            match rows.queues.last_mut() {
+                Some(last) if follows => last.entries.push(entries),
+                _ => rows.queues.push(QueueRows { id, slot, first_offset, entries: vec![entries] }),
+            }
+        }
+    }
+
+    fn replace(&mut self, segment: u32, stretches: &[StretchRow]) {
+        for of_queue in stretches.chunk_by(|a, b| a.slot == b.slot) {
+            let Some(first) = of_queue.first() else { continue };
+            let queue = self.queues.at_mut(first.slot);
+            // A topic that was deleted meanwhile has nothing here any more.
+            if queue.chunks.is_empty() {
+                continue;
+            }
+            queue.indexed(
+                segment,
+                of_queue.iter().map(|row| Stretch {
+                    first_offset: row.first_offset,
+                    count: row.count,
+                    segment,
+                    number: row.number,
+                    first_entry: row.first_entry,
+                }),
+            );
+        }
+    }
+
+    /// The index of a segment is there, or could not be written.
+    pub(super) fn index_written(
+        &mut self,
+        base: u64,
+        result: Result<Box<[StretchRow]>, DiskError>,
+        now: Now,
+    ) {
+        let step = std::mem::take(&mut self.sealing.step);
+        self.sealing.step = match (step, result) {
+            (Step::Write { segment, rows }, Ok(stretches)) if rows.base == base => {
+                self.segments_indexed += 1;
+                Step::Replace { segment, stretches, at: 0 }
+            }
+            (Step::Write { segment, rows }, Err(_)) if rows.base == base => {
+                Step::Retry { segment, rows, due_us: now.mono_us + RETRY_US }
+            }
+            (other, _) => other,
+        };
+    }
+}

@@ -1,0 +1,185 @@
+//! Writing snapshots of the shard's state into its log, a slice a step.
+//!
+//! Invariants:
+//! - a snapshot begins only while no change of the registry is on its way, and (home shard) all shards agree:
+//!   what it says is durable everywhere, and no shard will ask for older changes;
+//! - a snapshot counts once its end is durable.
+
+use super::Shard;
+use super::waiting::Then;
+use crate::peer::QueueId;
+use crate::seam::{Memory, Now, Outbox};
+use crate::snapshot::{QueueState, Slice};
+use ringmq_schema::record::Kind;
+
+/// Bytes of a slice: some 30 µs to make, and small beside a write unit.
+const SLICE_BYTES: usize = 16 << 10;
+/// At least so long between two snapshots, whatever the log takes (design, part 6).
+const PAUSE_US: u64 = 10_000_000;
+
+/// How far a snapshot has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum Next {
+    #[default]
+    Nothing,
+    Topics(u32),
+    Groups(u32),
+    Offsets(Option<(u32, QueueId)>),
+    Queues(u32),
+    End,
+}
+
+/// The snapshot under way, and when the next is due.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    next: Next,
+    /// Where the one under way, or the last one, begins.
+    begin: u64,
+    /// End of the log when it began, and when that was.
+    began_at: u64,
+    began_us: u64,
+    /// One is to be written although little has happened.
+    wanted: bool,
+}
+
+impl Snapshots {
+    pub(super) fn new(begin: u64, end: u64) -> Snapshots {
+        Snapshots { begin, began_at: end, ..Snapshots::default() }
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.next != Next::Nothing
+    }
+}
+
+impl<M: Memory> Shard<M> {
+    /// Whether a snapshot is to begin now.
+    fn snapshot_is_due(&self, now: Now) -> bool {
+        let snapshots = &self.snapshots;
+        let grown = self.log.appended() - snapshots.began_at;
+        let settled = !self.registry.has_staged()
+            && self.home.as_ref().is_none_or(super::registry::HomeState::agrees);
+        let due = grown >= self.config.snapshot_bytes
+            && now.mono_us >= snapshots.began_us + PAUSE_US
+            || snapshots.wanted;
+        due && settled && self.epoch_is_durable && self.log.failed().is_none()
+    }
+
+    /// Begins a snapshot when one is due, or writes the next slice of the one under way.
+    pub(super) fn step_snapshot(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        if self.snapshots.is_under_way() {
+            self.next_slice(now, out);
+        } else if self.snapshot_is_due(now) {
+            self.begin_snapshot(now, out);
+        }
+    }
+
+    /// Writes a whole snapshot at once: the shard stops. Returns whether one could begin.
+    pub(super) fn finish_snapshot(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        self.snapshots.wanted = true;
+        if !self.snapshots.is_under_way() && self.snapshot_is_due(now) {
+            self.begin_snapshot(now, out);
+        }
+        while self.snapshots.is_under_way() {
+            self.next_slice(now, out);
+        }
+    }
+
+    fn begin_snapshot(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        let slice = Slice::begin(self.snapshots.begin);
+        self.append_slice(&slice, now, out);
+        let begin = self.log.open_position();
+        let (version, last_topic, last_group) = self.registry.head();
+        self.append_slice(&Slice::registry(version, last_topic, last_group), now, out);
+        self.snapshots = Snapshots {
+            next: Next::Topics(0),
+            begin,
+            began_at: self.log.appended(),
+            began_us: now.mono_us,
+            wanted: false,
+        };
+    }
+
+    fn append_slice(&mut self, slice: &Slice, now: Now, out: &mut Outbox<M::Block>) -> u64 {
+        self.log.append_state(Kind::Snapshot, slice.payload(), self.stopping, now, out)
+    }
+
+    fn next_slice(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        let (slice, next) = match self.snapshots.next {
+            Next::Nothing => return,
+            Next::Topics(after) => {
+                let (slice, last) = changes(self.registry.topics_after(after), |change| {
+                    let crate::peer::Change::Topic { id, .. } = change else { return u32::MAX };
+                    *id
+                });
+                (slice, last.map_or(Next::Groups(0), Next::Topics))
+            }
+            Next::Groups(after) => {
+                let (slice, last) = changes(self.registry.groups_after(after), |change| {
+                    let crate::peer::Change::Group { id, .. } = change else { return u32::MAX };
+                    *id
+                });
+                (slice, last.map_or(Next::Offsets(None), Next::Groups))
+            }
+            Next::Offsets(after) => {
+                let mut slice = Slice::offsets();
+                let mut last = None;
+                for (group, queue, progress) in self.offsets.after(after) {
+                    slice.add_offset(group, queue, progress);
+                    if slice.payload().len() >= SLICE_BYTES {
+                        last = Some((group, queue));
+                        break;
+                    }
+                }
+                (slice, last.map_or(Next::Queues(0), |last| Next::Offsets(Some(last))))
+            }
+            Next::Queues(first) => self.queue_slice(first),
+            Next::End => {
+                let begin = self.snapshots.begin;
+                let end = self.append_slice(&Slice::end(begin), now, out);
+                self.waiting.push(end, true, Then::Snapshot { begin });
+                self.snapshots.next = Next::Nothing;
+                return;
+            }
+        };
+        if !slice.is_empty() {
+            self.append_slice(&slice, now, out);
+        }
+        self.snapshots.next = next;
+    }
+
+    fn queue_slice(&self, first: u32) -> (Slice, Next) {
+        let mut slice = Slice::queues();
+        for slot in first..self.queues.slots() {
+            if slice.payload().len() >= SLICE_BYTES {
+                return (slice, Next::Queues(slot));
+            }
+            let queue = self.queues.at(slot);
+            if queue.next > 0 && self.queues.is_there(slot) {
+                slice.add_queue(&QueueState {
+                    id: queue.id,
+                    min: queue.min,
+                    next: queue.next,
+                    bytes: queue.bytes,
+                    last_store_ms: queue.last_store_ms,
+                });
+            }
+        }
+        (slice, Next::End)
+    }
+}
+
+/// A slice of topics or groups, and the last id in it when there may be more.
+fn changes(
+    all: impl Iterator<Item = crate::peer::RegistryChange>,
+    id: impl Fn(&crate::peer::Change) -> u32,
+) -> (Slice, Option<u32>) {
+    let mut slice = Slice::changes();
+    for change in all {
+        slice.add_change(&change);
+        if slice.payload().len() >= SLICE_BYTES {
+            return (slice, Some(id(&change.change)));
+        }
+    }
+    (slice, None)
+}
