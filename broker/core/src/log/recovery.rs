@@ -96,7 +96,7 @@ pub(crate) fn recover(
     let snapshot = find_snapshot(&mut scan, files, &segments, start)?;
     let from = snapshot.max(start);
     let mut fenced = Vec::new();
-    let (mut end, mut torn) = (start, None);
+    let (mut end, mut torn) = (start, false);
     'segments: for segment in &segments {
         let known = replay.segment(*segment, files)?;
         // A whole index in front of the snapshot says everything that is asked of the segment.
@@ -105,13 +105,12 @@ pub(crate) fn recover(
             continue;
         }
         end = if segment.base < from && known >= from { from } else { segment.base };
-        scan.begin_segment();
         while end < segment.end() {
             match scan.unit(files, *segment, end, from, replay)? {
                 Found::Unit { bytes, seal } => end = if seal { segment.end() } else { end + bytes },
                 Found::Nothing(what) => {
                     if scan.durable_end(files, &segments, end)? <= end {
-                        torn = Some((*segment, what));
+                        torn = true;
                         break 'segments;
                     }
                     let to = scan.next_unit(files, *segment, end)?;
@@ -126,10 +125,7 @@ pub(crate) fn recover(
             replay.sealed(*segment, scan.epoch, files)?;
         }
     }
-    let torn_bytes = match torn {
-        Some((segment, _)) => scan.cut(files, &segments, segment, end)?,
-        None => 0,
-    };
+    let torn_bytes = if torn { scan.cut(files, &segments, end)? } else { 0 };
     files.sync()?;
     let Scan { epoch, records, .. } = scan;
     Ok(Recovered { segments, end, epoch: epoch + 1, snapshot, records, torn_bytes, fenced })
