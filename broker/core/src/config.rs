@@ -142,4 +142,6 @@ pub struct Figures {
     pub replayed: u64,
     /// See `replayed`.
     pub torn_bytes: u64,
+    /// Bytes of the log that are damaged: what lay there is lost, what lies around is not.
+    pub fenced_bytes: u64,
 }

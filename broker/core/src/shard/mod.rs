@@ -10,6 +10,7 @@ mod offsets;
 mod open;
 mod produce;
 mod registry;
+mod replay;
 mod sealing;
 mod snapshot;
 mod waiting;

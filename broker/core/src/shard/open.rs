@@ -2,11 +2,13 @@
 
 use super::Shard;
 use super::fetch::Fetches;
+use super::replay::Tables;
+use super::snapshot::Snapshots;
 use super::registry::HomeState;
 use super::waiting::{Then, Waiting};
 use crate::config::{Figures, ShardConfig};
 use crate::consume::offsets::Offsets;
-use crate::log::Log;
+use crate::log::{Log, Resume};
 use crate::log::recovery::{self, Recovered};
 use crate::peer::{PeerMessage, QueueId};
 use crate::queue::Queues;
@@ -36,27 +38,24 @@ pub enum OpenError {
         /// What differs.
         what: String,
     },
-    /// Damage that is no torn tail.
+    /// A record whose checksums match and that cannot be.
     #[error(
-        "the log is damaged at position {position}, below {flushed}, up to where it was durable: {what}. Nothing was changed; restore the segment from a copy, or move the data directory away to start empty"
+        "the record at position {position} is whole, but {what}. Nothing was changed; please report this, and move the data directory away to start empty"
     )]
-    Damaged {
+    Impossible {
         /// Where.
         position: u64,
-        /// Durable end that the log knows of.
-        flushed: u64,
         /// What is wrong.
         what: String,
     },
-}
-
-/// What replay builds.
-struct Tables {
-    shard: u16,
-    shards: u16,
-    queues: Queues,
-    registry: Registry,
-    offsets: Offsets,
+    /// The log begins behind 0 and names no whole snapshot.
+    #[error(
+        "the log begins at position {start}, and the snapshot of what was before is damaged or missing. Nothing was changed; restore the newest segments from a copy, or move the data directory away to start empty"
+    )]
+    NoSnapshot {
+        /// First position.
+        start: u64,
+    },
 }
 
 impl<M: Memory> Shard<M> {
@@ -72,21 +71,21 @@ impl<M: Memory> Shard<M> {
     ) -> Result<Shard<M>, OpenError> {
         check_config(&config)?;
         let is_home = config.shard == HOME_SHARD;
-        let mut tables = Tables {
-            shard: config.shard,
-            shards: config.shards,
-            queues: Queues::default(),
-            registry: Registry::new(is_home),
-            offsets: Offsets::default(),
-        };
-        let recovered = recovery::recover(&config, files, |record| tables.replay(record))?;
-        let Recovered { segments, end, epoch, records, torn_bytes } = recovered;
-        let Tables { mut queues, registry, offsets, .. } = tables;
+        let mut tables = Tables::new(&config, is_home);
+        let recovered = recovery::recover(&config, files, &mut tables)?;
+        let Recovered { segments, end, epoch, snapshot, records, torn_bytes, fenced } = recovered;
+        tables.finish(&fenced);
+        let Tables { mut queues, registry, offsets, rows, touched, .. } = tables;
         // Recovery made all of it durable before a consumer can see it.
         queues.show_all();
-        let figures = Figures { replayed: records, torn_bytes, ..Figures::default() };
+        let fenced_bytes = fenced.iter().map(|range| range.to - range.from).sum();
+        let figures = Figures { replayed: records, torn_bytes, fenced_bytes, ..Figures::default() };
+        let resume = Resume { segments, end, rows, snapshot };
         let mut shard = Shard {
-            log: Log::new(&config, memory, epoch, segments, end, now),
+            log: Log::new(&config, memory, epoch, resume, now),
+            snapshots: Snapshots::new(snapshot, end),
+            sealing: touched,
+            segments_indexed: 0,
             home: is_home.then(|| HomeState::new(config.shards, registry.version())),
             config,
             queues,
@@ -153,77 +152,4 @@ fn check_config(config: &ShardConfig) -> Result<(), OpenError> {
         ));
     }
     Ok(())
-}
-
-impl Tables {
-    /// Takes one record of the log into the tables.
-    fn replay(&mut self, record: &RecordRef<'_>) -> Result<(), &'static str> {
-        let header = record.header;
-        match Kind::from_code(header.prefix.kind) {
-            Some(Kind::Message) => self.replay_message(record),
-            Some(Kind::Topic | Kind::Group) => {
-                let change = state::read_change(record.payload)
-                    .ok_or("a topic or group record does not parse")?;
-                if change.version != self.registry.version() + 1 {
-                    return Err("topic and group records are out of order");
-                }
-                self.registry.stage(change);
-                let Some(change) = self.registry.unstage() else { return Ok(()) };
-                self.registry.apply(&change);
-                if let crate::peer::Change::TopicDeleted { id } = change.change {
-                    self.queues.forget_topic(id);
-                    self.offsets.forget_topic(id);
-                }
-                if let crate::peer::Change::GroupDeleted { id } = change.change {
-                    self.offsets.forget_group(id);
-                }
-                Ok(())
-            }
-            Some(Kind::Offsets) => {
-                let at_ms = header.store_ms.get();
-                state::read_offsets(record.payload, |entry| {
-                    if !self.registry.is_deleted(entry.queue.topic) {
-                        self.offsets.reset(entry.group, entry.queue, entry.offset, at_ms);
-                    }
-                })
-                .ok_or("an offsets record does not parse")
-            }
-            Some(Kind::Owner) => {
-                let owner =
-                    state::read_owner(record.payload).ok_or("an owner record does not parse")?;
-                // A topic that is not here yet counts: its owner may be told before this shard has it.
-                if !self.registry.is_deleted(owner.queue.topic) {
-                    self.offsets.own(&owner);
-                }
-                Ok(())
-            }
-            Some(Kind::Epoch) => Ok(()),
-            _ => Err("a record of a kind that this version does not know"),
-        }
-    }
-
-    fn replay_message(&mut self, record: &RecordRef<'_>) -> Result<(), &'static str> {
-        let header = record.header;
-        let id = QueueId { topic: header.topic.get(), queue: header.queue.get() };
-        if self.registry.is_deleted(id.topic) {
-            // Taken between the deletion's append and its effect: gone with the topic.
-            return Ok(());
-        }
-        if self.registry.topic(id.topic).is_none() {
-            return Err("a message of a topic that was never made");
-        }
-        if shard_of_queue(id.topic, id.queue, self.shards) != self.shard {
-            return Err("a message of another shard's queue");
-        }
-        let slot = self.queues.slot_or_new(id);
-        let queue = self.queues.at_mut(slot);
-        // promise: fifo
-        if header.offset.get() != queue.next {
-            return Err("a message's queue offset does not follow the one before");
-        }
-        let bytes = record.bytes.len() as u32;
-        let tag_hash = header.tag_hash.get();
-        queue.push(header.position.get(), bytes, tag_hash, header.store_ms.get());
-        Ok(())
-    }
 }

@@ -1,0 +1,340 @@
+//! What recovery hands on becomes the tables of a shard.
+//!
+//! Invariants:
+//! - each record says what is: what a snapshot said before it does not matter;
+//! - behind damage offsets may jump, never fall: what was lost is never given again (promise: fifo).
+
+use super::OpenError;
+use super::sealing::Sealing;
+use crate::config::ShardConfig;
+use crate::consume::offsets::Offsets;
+use crate::index::{DirectoryReader, Entry, Header, IndexError, QueueRows, Section, SegmentRows};
+use crate::log::recovery::{Fenced, Replay};
+use crate::log::{Segment, note};
+use crate::peer::{Change, QueueId, RegistryChange};
+use crate::queue::{Queues, Stretch};
+use crate::registry::Registry;
+use crate::seam::LogFiles;
+use crate::snapshot::{self, Item};
+use crate::state;
+use ringmq_schema::placement::shard_of_queue;
+use ringmq_schema::record::{HEADER_BYTES, Kind, RecordRef};
+use std::collections::BTreeSet;
+
+/// See the module.
+pub(super) struct Tables {
+    shard: u16,
+    shards: u16,
+    log_id: u64,
+    pub(super) queues: Queues,
+    pub(super) registry: Registry,
+    pub(super) offsets: Offsets,
+    /// Rows of the segment that is read, and up to where its messages are known without reading.
+    pub(super) rows: SegmentRows,
+    pub(super) touched: Sealing,
+    known: u64,
+    /// State counts: a snapshot began, or the log is read from its very beginning.
+    has_state: bool,
+    is_damaged: bool,
+    /// Slots with a record behind the last damage.
+    seen: BTreeSet<u32>,
+}
+
+impl Tables {
+    pub(super) fn new(config: &ShardConfig, is_home: bool) -> Tables {
+        Tables {
+            shard: config.shard,
+            shards: config.shards,
+            log_id: config.log_id,
+            queues: Queues::default(),
+            registry: Registry::new(is_home),
+            offsets: Offsets::default(),
+            rows: SegmentRows::default(),
+            touched: Sealing::default(),
+            known: 0,
+            has_state: false,
+            is_damaged: false,
+            seen: BTreeSet::new(),
+        }
+    }
+
+    /// After damage: queues without a record behind it may have lost some, and their offsets with them.
+    pub(super) fn finish(&mut self, fenced: &[Fenced]) {
+        let bytes: u64 = fenced.iter().map(|range| range.to - range.from).sum();
+        let most = bytes / HEADER_BYTES as u64;
+        if most == 0 {
+            return;
+        }
+        for slot in 0..self.queues.slots() {
+            if !self.seen.contains(&slot) {
+                let queue = self.queues.at_mut(slot);
+                queue.skip_to(queue.next + most);
+            }
+        }
+    }
+
+    fn take_change(&mut self, change: RegistryChange) -> Result<(), &'static str> {
+        if !self.is_damaged && change.version != self.registry.version() + 1 {
+            return Err("topic and group records are out of order");
+        }
+        if change.version <= self.registry.version() {
+            return Ok(());
+        }
+        self.registry.skip_to(change.version - 1);
+        self.registry.apply(&change);
+        match change.change {
+            Change::TopicDeleted { id } => {
+                self.queues.forget_topic(id);
+                self.offsets.forget_topic(id);
+            }
+            Change::GroupDeleted { id } => self.offsets.forget_group(id),
+            Change::Topic { .. } | Change::Group { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn take_slice(&mut self, payload: &[u8]) -> Result<(), &'static str> {
+        let Tables { registry, offsets, queues, has_state, .. } = self;
+        snapshot::read(payload, |item| match item {
+            Item::Begin { .. } => *has_state = true,
+            Item::End { .. } => {}
+            Item::Registry { version, last_topic, last_group } => {
+                registry.restore_head(version, last_topic, last_group);
+            }
+            Item::Change(change) => registry.restore(&change),
+            Item::Offset { group, queue, progress } => offsets.restore(group, queue, progress),
+            Item::Queue(state) => {
+                let slot = queues.slot_or_new(state.id);
+                queues.at_mut(slot).restore(&state);
+            }
+        })
+        .ok_or("a slice of a snapshot does not parse")
+    }
+
+    fn take_state(&mut self, kind: Kind, record: &RecordRef<'_>) -> Result<(), &'static str> {
+        match kind {
+            Kind::Topic | Kind::Group => {
+                let change = state::read_change(record.payload)
+                    .ok_or("a topic or group record does not parse")?;
+                self.take_change(change)
+            }
+            Kind::Offsets => {
+                let at_ms = record.header.store_ms.get();
+                state::read_offsets(record.payload, |entry| {
+                    if !self.registry.is_deleted(entry.queue.topic) {
+                        self.offsets.reset(entry.group, entry.queue, entry.offset, at_ms);
+                    }
+                })
+                .ok_or("an offsets record does not parse")
+            }
+            Kind::Owner => {
+                let owner =
+                    state::read_owner(record.payload).ok_or("an owner record does not parse")?;
+                // A topic that is not here yet counts: its owner may be told before this shard has it.
+                if !self.registry.is_deleted(owner.queue.topic) {
+                    self.offsets.own(&owner);
+                }
+                Ok(())
+            }
+            Kind::Epoch => Ok(()),
+            _ => Err("it is of a kind that this version does not know"),
+        }
+    }
+
+    fn take_message(
+        &mut self,
+        segment: Segment,
+        record: &RecordRef<'_>,
+    ) -> Result<(), &'static str> {
+        let header = record.header;
+        let id = QueueId { topic: header.topic.get(), queue: header.queue.get() };
+        if self.has_state && self.registry.is_deleted(id.topic) {
+            // Taken between the deletion's append and its effect: gone with the topic.
+            note(&mut self.rows, segment.number, crate::index::NO_QUEUE, header);
+            return Ok(());
+        }
+        if shard_of_queue(id.topic, id.queue, self.shards) != self.shard {
+            return Err("it is a message of another shard's queue");
+        }
+        let slot = self.queues.slot_or_new(id);
+        let put = note(&mut self.rows, segment.number, slot, header);
+        let queue = self.queues.at_mut(slot);
+        let offset = header.offset.get();
+        self.seen.insert(slot);
+        if header.position.get() < self.known {
+            return Ok(());
+        }
+        if queue.next == 0 && queue.chunks.is_empty() && queue.stretches.is_empty() {
+            queue.begin_at(offset);
+        }
+        // promise: fifo
+        match offset.checked_sub(queue.next) {
+            None => return Err("its queue offset was given before"),
+            Some(0) => {}
+            Some(_) if self.is_damaged => queue.skip_to(offset),
+            Some(_) => return Err("its queue offset does not follow the one before"),
+        }
+        let bytes = header.prefix.length.get();
+        let tag_hash = header.tag_hash.get();
+        let entry = Entry {
+            place: put.place,
+            row: put.row,
+            bytes,
+            tag_hash,
+            latest_ms: header.store_ms.get(),
+        };
+        if queue.push(segment.number, entry) {
+            self.touched.touch(segment.number, slot);
+        }
+        Ok(())
+    }
+}
+
+impl Replay for Tables {
+    fn segment(
+        &mut self,
+        segment: Segment,
+        files: &mut dyn LogFiles,
+    ) -> Result<u64, OpenError> {
+        self.rows = SegmentRows {
+            base: segment.base,
+            bytes: segment.bytes,
+            shard: self.shard,
+            log_id: self.log_id,
+            ..SegmentRows::default()
+        };
+        self.has_state |= segment.base == 0;
+        // An index is derived: whatever is wrong with it, the segment is read instead.
+        self.known = self.read_index(segment, files).unwrap_or(segment.base);
+        Ok(self.known)
+    }
+
+    fn record(
+        &mut self,
+        segment: Segment,
+        record: &RecordRef<'_>,
+        state: bool,
+    ) -> Result<(), &'static str> {
+        let header = record.header;
+        let Some(kind) = Kind::from_code(header.prefix.kind) else {
+            return Err("it is of a kind that this version does not know");
+        };
+        if kind == Kind::Message {
+            return self.take_message(segment, record);
+        }
+        note(&mut self.rows, segment.number, crate::index::NO_QUEUE, header);
+        match kind {
+            _ if !state => Ok(()),
+            Kind::Snapshot => self.take_slice(record.payload),
+            // In the unit of the snapshot's beginning, before it.
+            _ if !self.has_state => Ok(()),
+            kind => self.take_state(kind, record),
+        }
+    }
+
+    fn sealed(
+        &mut self,
+        segment: Segment,
+        epoch: u32,
+        files: &mut dyn LogFiles,
+    ) -> Result<(), OpenError> {
+        if self.known >= segment.end() {
+            return Ok(());
+        }
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.end = segment.end();
+        rows.epoch = epoch;
+        for slot in self.touched.take(segment.number) {
+            self.queues.at_mut(slot).gather(slot, segment.number, &mut rows);
+        }
+        // Derived, and so worth a try only: it is made again at the next start.
+        if files.write_index(segment.base, &rows.encode()).is_ok() {
+            for row in rows.stretches().chunk_by(|a, b| a.slot == b.slot) {
+                self.queues.replace(segment.number, row);
+            }
+        }
+        Ok(())
+    }
+
+    fn fenced(&mut self, _fenced: &Fenced) {
+        self.is_damaged = true;
+        self.seen.clear();
+    }
+}
+
+impl Tables {
+    /// Takes over what the index of a segment says; returns up to where it covers it.
+    fn read_index(
+        &mut self,
+        segment: Segment,
+        files: &mut dyn LogFiles,
+    ) -> Result<u64, IndexError> {
+        let missing = IndexError::Truncated { bytes: 0, expected: 4096 };
+        let Ok(Some(bytes)) = files.index_bytes(segment.base) else { return Err(missing) };
+        let mut read = |at: u64, out: &mut [u8]| {
+            files.read_index(segment.base, at, out).map_err(|_| missing.clone())
+        };
+        let mut page = [0; crate::index::PAGE_BYTES];
+        if bytes < page.len() as u64 {
+            return Err(missing);
+        }
+        read(0, &mut page)?;
+        let header = Header::read(&page, segment.base)?;
+        header.check_owner(self.log_id, self.shard)?;
+        header.check_length(bytes)?;
+        if header.bytes != segment.bytes || header.end > segment.end() {
+            return Err(missing);
+        }
+        if header.end < segment.end() {
+            let mut file = vec![0; bytes as usize];
+            read(0, &mut file)?;
+            self.take_rows(segment, crate::index::read_rows(&file)?);
+            return Ok(header.end);
+        }
+        let pages = header.pages_of(Section::Directory);
+        let size = crate::index::PAGE_BYTES;
+        let mut directory = vec![0; pages.len() * size];
+        read(u64::from(pages.start) * size as u64, &mut directory)?;
+        let mut found = Vec::new();
+        let mut reader = DirectoryReader::new(&header);
+        reader.take(&directory, |number, stretch| found.push((number, stretch)))?;
+        reader.finish()?;
+        for (number, stretch) in found {
+            let slot = self.queues.slot_or_new(stretch.id);
+            let queue = self.queues.at_mut(slot);
+            queue.add_stretch(Stretch {
+                first_offset: stretch.first_offset,
+                count: stretch.count,
+                segment: segment.number,
+                number,
+                first_entry: stretch.first_entry,
+            });
+            queue.bytes += stretch.bytes;
+            queue.last_store_ms = queue.last_store_ms.max(stretch.last_ms);
+            self.seen.insert(slot);
+        }
+        Ok(header.end)
+    }
+
+    /// The active segment goes on where it was when the shard stopped.
+    fn take_rows(&mut self, segment: Segment, rows: SegmentRows) {
+        let mut slots = Vec::with_capacity(rows.queues.len());
+        for QueueRows { id, first_offset, entries, .. } in &rows.queues {
+            let slot = self.queues.slot_or_new(*id);
+            slots.push(slot);
+            let queue = self.queues.at_mut(slot);
+            for chunk in entries {
+                let at = queue.chunks.back().filter(|c| c.segment == segment.number);
+                let first = at.map_or(*first_offset, |chunk| chunk.end());
+                queue.add_chunk(segment.number, first, chunk);
+            }
+            self.touched.touch(segment.number, slot);
+            self.seen.insert(slot);
+        }
+        self.rows = rows;
+        for row in &mut self.rows.order {
+            row.queue = slots.get(row.queue as usize).copied().unwrap_or(crate::index::NO_QUEUE);
+        }
+        self.rows.queues.clear();
+    }
+}
