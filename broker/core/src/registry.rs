@@ -131,6 +131,15 @@ impl Registry {
         })
     }
 
+    /// Changes up to `version` are lost to damage: what they said is not known, their ids are not given
+    /// again.
+    pub(crate) fn skip_to(&mut self, version: u64) {
+        let lost = version.saturating_sub(self.version) as u32;
+        self.last_topic += lost;
+        self.last_group += lost;
+        self.version = self.version.max(version);
+    }
+
     /// Whether a change waits for the disk.
     pub(crate) fn has_staged(&self) -> bool {
         !self.staged.is_empty()

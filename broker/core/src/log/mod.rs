@@ -85,7 +85,7 @@ pub(crate) struct LogFigures {
 }
 
 /// Notes a record in the rows of its segment; its position is set.
-fn note(rows: &mut SegmentRows, segment: u32, slot: u32, header: &RecordHeader) -> Put {
+pub(crate) fn note(rows: &mut SegmentRows, segment: u32, slot: u32, header: &RecordHeader) -> Put {
     let place = ((header.position.get() - rows.base) / PLACE_BYTES) as u32;
     let row = rows.order.len() as u32;
     rows.order.push(OrderRow { place, bytes: header.prefix.length.get(), queue: slot });
@@ -272,6 +272,12 @@ impl<M: Memory> Log<M> {
     pub(crate) fn segment_of(&self, position: u64) -> Option<Segment> {
         let index = self.segments.partition_point(|s| s.base <= position).checked_sub(1)?;
         self.segments.get(index).copied().filter(|s| position < s.end())
+    }
+
+    /// Segment with this number.
+    pub(crate) fn segment_numbered(&self, number: u32) -> Option<Segment> {
+        let first = self.segments.front()?.number;
+        self.segments.get(number.checked_sub(first)? as usize).copied()
     }
 
     /// Takes a run of records into the open unit: one copy, then `patch` fills in each header (position

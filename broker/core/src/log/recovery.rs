@@ -140,8 +140,8 @@ fn find_snapshot(
 ) -> Result<u64, OpenError> {
     for segment in segments.iter().rev() {
         let block = scan.window.get(files, *segment, segment.base, BLOCK_BYTES)?;
-        let Some(header) = UnitHeader::read(block) else { continue };
-        if !scan.is_ours(header, segment.base) {
+        let Some(header) = UnitHeader::read(block).copied() else { continue };
+        if !scan.is_ours(&header, segment.base) {
             continue;
         }
         let snapshot = header.snapshot.get();

@@ -13,8 +13,9 @@ mod table;
 
 pub(crate) use table::Queues;
 
-use crate::index::Entry;
+use crate::index::{Entry, QueueRows, SegmentRows};
 use crate::peer::QueueId;
+use crate::snapshot::QueueState;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -150,6 +151,59 @@ impl Queue {
         is_first
     }
 
+    /// A queue of which nothing is known yet begins with this offset: what was before is retired.
+    pub(crate) fn begin_at(&mut self, offset: u64) {
+        self.min = offset;
+        self.next = offset;
+    }
+
+    /// Takes over what a snapshot says. Records behind its beginning may have been seen already.
+    pub(crate) fn restore(&mut self, state: &QueueState) {
+        self.min = self.min.max(state.min);
+        self.next = self.next.max(state.next);
+        self.last_store_ms = self.last_store_ms.max(state.last_store_ms);
+        self.bytes = state.bytes;
+    }
+
+    /// Adds what the index of the next segment has.
+    pub(crate) fn add_stretch(&mut self, stretch: Stretch) {
+        if self.stretches.is_empty() && self.chunks.is_empty() && self.next == 0 {
+            self.min = stretch.first_offset;
+        }
+        self.next = self.next.max(stretch.end());
+        self.stretches.push_back(stretch);
+    }
+
+    /// Adds entries of the active segment, as its index had them.
+    pub(crate) fn add_chunk(&mut self, segment: u32, first_offset: u64, entries: &Arc<Vec<Entry>>) {
+        if self.stretches.is_empty() && self.chunks.is_empty() && self.next == 0 {
+            self.min = first_offset;
+        }
+        let entries = Entries::Sealed(Arc::clone(entries));
+        let chunk = Chunk { segment, first_offset, entries };
+        self.next = self.next.max(chunk.end());
+        if let Some(last) = chunk.entries().last() {
+            self.last_store_ms = self.last_store_ms.max(last.latest_ms);
+        }
+        self.chunks.push_back(chunk);
+    }
+
+    /// Adds the entries of a segment to its rows.
+    pub(crate) fn gather(&mut self, slot: u32, segment: u32, rows: &mut SegmentRows) {
+        let id = self.id;
+        let mut end = None;
+        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.segment == segment) {
+            let first_offset = chunk.first_offset;
+            let follows = end == Some(first_offset);
+            end = Some(chunk.end());
+            let entries = chunk.seal();
+            match rows.queues.last_mut() {
+                Some(last) if follows => last.entries.push(entries),
+                _ => rows.queues.push(QueueRows { id, slot, first_offset, entries: vec![entries] }),
+            }
+        }
+    }
+
     /// Leaves out offsets up to `next`: they are lost, and never given again.
     pub(crate) fn skip_to(&mut self, next: u64) {
         debug_assert!(next >= self.next, "offsets only grow");
@@ -179,6 +233,16 @@ impl Queue {
         let chunk = self.chunks.front().map_or(self.next, |chunk| chunk.first_offset);
         let after = self.stretches.get(next).map_or(chunk, |stretch| stretch.first_offset);
         Some(Place::Lost(after))
+    }
+
+    /// First visible offset in memory whose record was stored at or after `ms`; the high watermark if none was.
+    pub(crate) fn offset_at(&self, ms: i64) -> u64 {
+        let is_before = |entry: &Entry| entry.latest_ms < ms;
+        let at = self.chunks.partition_point(|c| c.entries().last().is_some_and(is_before));
+        let found = self.chunks.get(at).map(|chunk| {
+            chunk.first_offset + chunk.entries().partition_point(is_before) as u64
+        });
+        found.unwrap_or(self.visible).min(self.visible)
     }
 
     /// The entries of a sealed segment went to disk: one stretch takes the place of each run of chunks.

@@ -1,6 +1,7 @@
 //! All queues of a shard that hold or held messages, by slot.
 
-use super::Queue;
+use super::{Queue, Stretch};
+use crate::index::StretchRow;
 use crate::peer::QueueId;
 use crate::table::Map;
 
@@ -56,6 +57,24 @@ impl Queues {
     /// Whether the slot's queue is there, and not of a deleted topic.
     pub(crate) fn is_there(&self, slot: u32) -> bool {
         self.slot(self.at(slot).id) == Some(slot)
+    }
+
+    /// The index of a segment is there: these stretches, of one queue, take the place of its entries.
+    pub(crate) fn replace(&mut self, segment: u32, stretches: &[StretchRow]) {
+        let Some(first) = stretches.first() else { return };
+        let queue = self.at_mut(first.slot);
+        // A topic that was deleted meanwhile has nothing here any more.
+        if queue.chunks.is_empty() {
+            return;
+        }
+        let stretches = stretches.iter().map(|row| Stretch {
+            first_offset: row.first_offset,
+            count: row.count,
+            segment,
+            number: row.number,
+            first_entry: row.first_entry,
+        });
+        queue.indexed(segment, stretches);
     }
 
     /// Everything recovered is durable: recovery made it so.

@@ -5,10 +5,11 @@
 //! - a run holds only records of the queues that were asked for;
 //! - queues are served in rotation, so that none starves behind a busy one.
 
+use super::locate::{Located, PageName, locate, position};
 use super::offsets::{check_count, nothing};
+use crate::index::PAGE_BYTES;
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::peer::{Member, QueueId, member_of};
-use crate::queue::Entry;
 use crate::seam::{
     Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Memory, Now, Outbox, Slice,
 };
@@ -62,8 +63,17 @@ struct Parked {
     filters: Vec<Vec<u32>>,
     /// First position and length of the read under way.
     reading: Option<(u64, u32)>,
+    /// Pages of indexes that are being read, and whether one could not be.
+    pages: u32,
+    is_lost: bool,
     /// Its connection is gone while it reads.
     orphaned: bool,
+}
+
+impl Parked {
+    fn is_reading(&self) -> bool {
+        self.reading.is_some() || self.pages > 0
+    }
 }
 
 /// Fetches that wait, by number.
@@ -71,6 +81,7 @@ struct Parked {
 pub(super) struct Fetches {
     parked: Map<u64, Parked>,
     due: BTreeSet<(u64, u64)>,
+    index_reads: Map<u64, (PageName, u64)>,
     next: u64,
     rotation: usize,
     woken: Vec<u64>,
@@ -105,12 +116,18 @@ enum Source<'a, B> {
     Disk(u64, &'a Rc<B>),
 }
 
+/// What a fetch needs from disk.
+enum Cold {
+    No,
+    Pages(BTreeSet<PageName>),
+    /// The lowest record that is wanted, and its length.
+    At(u64, u32),
+}
+
 /// What gathering a queue's records came to.
 enum Gathered {
     /// Everything there was, or all that the answer takes.
     Done,
-    /// The next record is not in this source.
-    Elsewhere,
     /// The next record is damaged.
     Corrupt,
 }
@@ -193,12 +210,20 @@ impl<M: Memory> Shard<M> {
         self.find_faults(&parked, &mut fetched);
         let rotation = self.fetches.rotation % parked.queues.len();
         self.fetches.rotation = self.fetches.rotation.wrapping_add(1);
-        if fetched.is_empty()
-            && let Some(position) = self.cold_first(&parked, rotation)
-        {
-            self.fetches.fetched = fetched;
-            self.start_read(fetch, parked, position, out);
-            return;
+        if fetched.is_empty() {
+            match self.cold_first(&parked, rotation) {
+                Cold::No => {}
+                Cold::Pages(pages) => {
+                    self.fetches.fetched = fetched;
+                    self.read_pages(fetch, parked, &pages, out);
+                    return;
+                }
+                Cold::At(position, bytes) => {
+                    self.fetches.fetched = fetched;
+                    self.start_read(fetch, parked, position, bytes, out);
+                    return;
+                }
+            }
         }
         let (slices, faults) = (out.slices.len(), fetched.len());
         let (run_bytes, cut_short) =
@@ -253,20 +278,86 @@ impl<M: Memory> Shard<M> {
         }
     }
 
-    /// When the first queue in turn that has something has it on disk only: the lowest position
-    /// that the fetch needs from there.
-    fn cold_first(&self, parked: &Parked, rotation: usize) -> Option<u64> {
+    /// Whether the first queue in turn that has something has it on disk only, and what is to be read then.
+    fn cold_first(&mut self, parked: &Parked, rotation: usize) -> Cold {
         let tail_start = self.log.tail.start().unwrap_or(u64::MAX);
-        let next = |wanted: &Wanted| {
-            let queue = self.queues.at(wanted.slot);
-            (wanted.offset < queue.visible).then(|| queue.entry(wanted.offset)).flatten()
-        };
         let (before, from) = parked.queues.split_at(rotation);
-        let first = from.iter().chain(before).find_map(next)?;
-        if first.position >= tail_start {
-            return None;
+        let mut pages = BTreeSet::new();
+        let mut lowest: Option<(u64, u32)> = None;
+        let mut is_first = true;
+        for wanted in from.iter().chain(before).filter(|wanted| wanted.slot != u32::MAX) {
+            if wanted.offset >= self.queues.at(wanted.slot).visible {
+                continue;
+            }
+            let Shard { queues, log, index_pages, scratch, .. } = self;
+            match locate(queues, log, index_pages, scratch, wanted.slot, wanted.offset) {
+                Located::At(base, entries) => {
+                    let at = position(base, &entries[0]);
+                    if is_first && at >= tail_start {
+                        return Cold::No;
+                    }
+                    if lowest.is_none_or(|(lowest, _)| at < lowest) {
+                        lowest = Some((at, entries[0].bytes));
+                    }
+                }
+                Located::Need(page) => drop(pages.insert(page)),
+                // Said of that queue when records are gathered.
+                Located::Lost(_) | Located::Unreadable(_) if is_first => return Cold::No,
+                Located::Lost(_) | Located::Unreadable(_) | Located::Nowhere => continue,
+            }
+            is_first = false;
         }
-        parked.queues.iter().filter_map(next).map(|entry| entry.position).min()
+        match lowest {
+            _ if !pages.is_empty() => Cold::Pages(pages),
+            Some((at, bytes)) => Cold::At(at, bytes),
+            None => Cold::No,
+        }
+    }
+
+    /// Reads pages of indexes that a fetch needs, all at once.
+    fn read_pages(
+        &mut self,
+        fetch: u64,
+        mut parked: Parked,
+        pages: &BTreeSet<PageName>,
+        out: &mut Outbox<M::Block>,
+    ) {
+        parked.pages = pages.len() as u32;
+        self.fetches.parked.insert(fetch, parked);
+        for page in pages {
+            let read = self.fetches.next;
+            self.fetches.next += 1;
+            self.fetches.index_reads.insert(read, (*page, fetch));
+            let at = u64::from(page.page) * PAGE_BYTES as u64;
+            let bytes = PAGE_BYTES as u32;
+            out.actions.push(Action::ReadIndex { read, base: page.base, at, bytes });
+        }
+    }
+
+    /// A page of an index is there.
+    pub(super) fn index_read(
+        &mut self,
+        read: u64,
+        result: Result<Rc<M::Block>, DiskError>,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let Some((page, fetch)) = self.fetches.index_reads.remove(&read) else { return };
+        let taken = match result {
+            Ok(block) => self.index_pages.insert(page.base, page.page, block.bytes()).is_some(),
+            Err(_) => false,
+        };
+        let Some(mut parked) = self.fetches.parked.remove(&fetch) else { return };
+        parked.pages -= 1;
+        parked.is_lost |= !taken;
+        if parked.pages > 0 {
+            self.fetches.parked.insert(fetch, parked);
+        } else if parked.orphaned {
+            self.forget(fetch, parked);
+        } else if std::mem::take(&mut parked.is_lost) {
+            self.read_failed(fetch, parked, "the index of a segment cannot be read", out);
+        } else {
+            self.serve(fetch, parked, false, out);
+        }
     }
 
     fn start_read(
@@ -274,6 +365,7 @@ impl<M: Memory> Shard<M> {
         fetch: u64,
         mut parked: Parked,
         position: u64,
+        needed: u32,
         out: &mut Outbox<M::Block>,
     ) {
         let block = BLOCK_BYTES as u64;
@@ -283,9 +375,7 @@ impl<M: Memory> Shard<M> {
             self.read_failed(fetch, parked, "the position is in no segment", out);
             return;
         };
-        let wanted = |wanted: &Wanted| self.queues.at(wanted.slot).entry(wanted.offset);
-        let needed = parked.queues.iter().filter_map(wanted).find(|e| e.position == position);
-        let needed = needed.map_or(0, |entry| position + u64::from(entry.bytes) - start);
+        let needed = position + u64::from(needed) - start;
         let end = (start + READ_BYTES.max(needed.next_multiple_of(block)))
             .min(segment.end())
             .min(self.log.flushed().next_multiple_of(block));
@@ -369,47 +459,66 @@ impl<M: Memory> Shard<M> {
             if wanted.slot == u32::MAX || fetched[..faults].iter().any(has_fault) {
                 continue;
             }
-            let queue = self.queues.at(wanted.slot);
+            let Shard { queues, log, index_pages, scratch, .. } = self;
+            let queue = queues.at(wanted.slot);
             if queue.visible < queue.next {
-                self.sync_wanted = self.log.appended();
+                self.sync_wanted = log.appended();
             }
             let filter = wanted.filter.checked_sub(1).map(|n| &parked.filters[usize::from(n)]);
             let mut offset = wanted.offset;
             let mut count = 0u32;
             let mut outcome = Gathered::Done;
-            while offset < queue.visible {
-                let Some(entry) = queue.entry(offset) else { break };
-                if filter.is_some_and(|tags| !tags.contains(&entry.tag_hash)) {
-                    if skipped >= SKIPPED_MAX {
-                        break;
+            'queue: while offset < queue.visible {
+                let (base, entries) =
+                    match locate(queues, log, index_pages, scratch, wanted.slot, offset) {
+                        Located::At(base, entries) => (base, entries),
+                        // What was gathered goes first; then the queue is told, and where to go on.
+                        Located::Lost(next) => {
+                            if count == 0 {
+                                (outcome, offset) = (Gathered::Corrupt, next);
+                            }
+                            break;
+                        }
+                        Located::Unreadable(_) => {
+                            outcome = Gathered::Corrupt;
+                            break;
+                        }
+                        Located::Need(_) | Located::Nowhere => break,
+                    };
+                for entry in entries {
+                    if offset >= queue.visible {
+                        break 'queue;
                     }
-                    skipped += 1;
+                    if filter.is_some_and(|tags| !tags.contains(&entry.tag_hash)) {
+                        if skipped >= SKIPPED_MAX {
+                            break 'queue;
+                        }
+                        skipped += 1;
+                        offset += 1;
+                        continue;
+                    }
+                    let length = u64::from(entry.bytes);
+                    if records > 0
+                        && (bytes + length > parked.max_bytes || records >= parked.max_records)
+                    {
+                        break 'queue;
+                    }
+                    let at = position(base, entry);
+                    let slice = match source {
+                        Source::Tail => log.tail.slice(at, entry.bytes),
+                        Source::Disk(start, block) => cut(*start, block, at, entry.bytes),
+                    };
+                    let Some(slice) = slice else { break 'queue };
+                    if matches!(source, Source::Disk(..)) && !is_record(&slice, wanted.id, offset) {
+                        outcome = Gathered::Corrupt;
+                        break 'queue;
+                    }
+                    push_slice(slice, first_slice, out);
+                    bytes += length;
+                    records += 1;
+                    count += 1;
                     offset += 1;
-                    continue;
                 }
-                let length = u64::from(entry.bytes);
-                if records > 0
-                    && (bytes + length > parked.max_bytes || records >= parked.max_records)
-                {
-                    break;
-                }
-                let slice = match source {
-                    Source::Tail => self.log.tail.slice(entry.position, entry.bytes),
-                    Source::Disk(start, block) => cut(*start, block, entry),
-                };
-                let Some(slice) = slice else {
-                    outcome = Gathered::Elsewhere;
-                    break;
-                };
-                if matches!(source, Source::Disk(..)) && !is_record(&slice, wanted.id, offset) {
-                    outcome = Gathered::Corrupt;
-                    break;
-                }
-                push_slice(slice, first_slice, out);
-                bytes += length;
-                records += 1;
-                count += 1;
-                offset += 1;
             }
             let status = match outcome {
                 Gathered::Corrupt if count == 0 => Status::Corrupt,
@@ -484,7 +593,7 @@ impl<M: Memory> Shard<M> {
     pub(super) fn wake_fetches(&mut self, woken: Vec<u64>, out: &mut Outbox<M::Block>) {
         for &fetch in &woken {
             let Some(parked) = self.fetches.parked.remove(&fetch) else { continue };
-            if parked.reading.is_some() {
+            if parked.is_reading() {
                 self.fetches.parked.insert(fetch, parked);
                 continue;
             }
@@ -505,7 +614,7 @@ impl<M: Memory> Shard<M> {
             }
             self.fetches.due.pop_first();
             let Some(parked) = self.fetches.parked.remove(&fetch) else { continue };
-            if parked.reading.is_some() {
+            if parked.is_reading() {
                 self.fetches.parked.insert(fetch, parked);
                 continue;
             }
@@ -518,7 +627,7 @@ impl<M: Memory> Shard<M> {
         let waiting: Vec<u64> = self.fetches.due.iter().map(|(_, fetch)| *fetch).collect();
         for fetch in waiting {
             let Some(parked) = self.fetches.parked.remove(&fetch) else { continue };
-            if parked.reading.is_some() {
+            if parked.is_reading() {
                 self.fetches.parked.insert(fetch, parked);
                 continue;
             }
@@ -537,7 +646,7 @@ impl<M: Memory> Shard<M> {
         gone.sort_unstable();
         for fetch in gone {
             let Some(mut parked) = self.fetches.parked.remove(&fetch) else { continue };
-            if parked.reading.is_some() {
+            if parked.is_reading() {
                 parked.orphaned = true;
                 self.fetches.parked.insert(fetch, parked);
             } else {
@@ -565,10 +674,10 @@ fn skip_filtered(parked: &mut Parked, fetched: &[FetchedQueue]) {
     }
 }
 
-/// The record's bytes in a block that was read from `start` on, if they are all there.
-fn cut<B: Block>(start: u64, block: &Rc<B>, entry: Entry) -> Option<Slice<B>> {
-    let from = entry.position.checked_sub(start)?;
-    let end = from + u64::from(entry.bytes);
+/// The bytes of a record in a block that was read from `start` on, if they are all there.
+fn cut<B: Block>(start: u64, block: &Rc<B>, position: u64, bytes: u32) -> Option<Slice<B>> {
+    let from = position.checked_sub(start)?;
+    let end = from + u64::from(bytes);
     (end <= block.bytes().len() as u64)
         .then(|| Slice { block: Rc::clone(block), range: from as u32..end as u32 })
 }

@@ -6,6 +6,7 @@
 mod admin;
 mod fetch;
 mod group;
+mod locate;
 mod offsets;
 mod open;
 mod produce;
@@ -20,6 +21,7 @@ pub use open::OpenError;
 use crate::config::{Figures, ShardConfig};
 use crate::consume::group::{GroupState, Heartbeat};
 use crate::consume::offsets::Offsets;
+use crate::index::{Entry, PageCache};
 use crate::log::Log;
 use crate::peer::PeerMessage;
 use crate::queue::Queues;
@@ -57,6 +59,9 @@ pub struct Shard<M: Memory> {
     waiting: Waiting,
     snapshots: Snapshots,
     sealing: Sealing,
+    /// Pages of indexes that were asked for of late.
+    index_pages: PageCache,
+    scratch: Vec<Entry>,
     segments_indexed: u64,
     frames: FrameBuilder,
     figures: Figures,
@@ -131,7 +136,8 @@ impl<M: Memory> Shard<M> {
             | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
             Input::Read { read, result } => self.fetch_read(read, result, out),
             Input::IndexWritten { base, result } => self.index_written(base, result, now),
-            Input::IndexRead { .. } | Input::Punched { .. } => {}
+            Input::IndexRead { read, result } => self.index_read(read, result, out),
+            Input::Punched { .. } => {}
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
                 self.log.pump(now, out);

@@ -8,6 +8,7 @@ use super::registry::HomeState;
 use super::waiting::{Then, Waiting};
 use crate::config::{Figures, ShardConfig};
 use crate::consume::offsets::Offsets;
+use crate::index::PageCache;
 use crate::log::{Log, Resume};
 use crate::log::recovery::{self, Recovered};
 use crate::peer::{PeerMessage, QueueId};
@@ -85,6 +86,8 @@ impl<M: Memory> Shard<M> {
             log: Log::new(&config, memory, epoch, resume, now),
             snapshots: Snapshots::new(snapshot, end),
             sealing: touched,
+            index_pages: PageCache::new(config.index_cache_bytes),
+            scratch: Vec::new(),
             segments_indexed: 0,
             home: is_home.then(|| HomeState::new(config.shards, registry.version())),
             config,

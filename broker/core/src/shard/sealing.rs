@@ -5,8 +5,7 @@
 //! - what is done in one step is bounded: a segment with a million queues is sealed in slices.
 
 use super::Shard;
-use crate::index::{QueueRows, SegmentRows, StretchRow};
-use crate::queue::Stretch;
+use crate::index::{SegmentRows, StretchRow};
 use crate::seam::{Action, DiskError, Memory, Now, Outbox};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,6 +47,12 @@ impl Sealing {
         }
     }
 
+    /// Slots with records in a segment, the first that there is.
+    pub(super) fn take(&mut self, segment: u32) -> Vec<u32> {
+        let taken = self.touched.pop_front_if(|(of, _)| *of <= segment);
+        taken.map_or(Vec::new(), |(_, touched)| touched)
+    }
+
     /// Whether there is something to be done without waiting for the disk.
     pub(super) fn has_work(&self) -> bool {
         matches!(self.step, Step::Gather { .. } | Step::Replace { .. })
@@ -70,18 +75,14 @@ impl<M: Memory> Shard<M> {
                 None => Step::Idle,
                 Some(sealed) => {
                     let segment = sealed.segment.number;
-                    let touched = self
-                        .sealing
-                        .touched
-                        .pop_front_if(|(of, _)| *of == segment)
-                        .map_or(Vec::new(), |(_, touched)| touched);
+                    let touched = self.sealing.take(segment);
                     Step::Gather { segment, rows: sealed.rows, touched, at: 0 }
                 }
             },
             Step::Gather { segment, mut rows, touched, at } => {
                 let end = (at + QUEUES_A_STEP).min(touched.len());
                 for &slot in &touched[at..end] {
-                    self.gather(segment, slot, &mut rows);
+                    self.queues.at_mut(slot).gather(slot, segment, &mut rows);
                 }
                 if end < touched.len() {
                     Step::Gather { segment, rows, touched, at: end }
@@ -102,7 +103,9 @@ impl<M: Memory> Shard<M> {
                 {
                     end += 1;
                 }
-                self.replace(segment, &stretches[at..end]);
+                for of_queue in stretches[at..end].chunk_by(|a, b| a.slot == b.slot) {
+                    self.queues.replace(segment, of_queue);
+                }
                 if end < stretches.len() {
                     Step::Replace { segment, stretches, at: end }
                 } else {
@@ -111,44 +114,6 @@ impl<M: Memory> Shard<M> {
             }
             waits => waits,
         };
-    }
-
-    /// Adds a queue's entries of a segment.
-    fn gather(&mut self, segment: u32, slot: u32, rows: &mut SegmentRows) {
-        let queue = self.queues.at_mut(slot);
-        let id = queue.id;
-        let mut end = None;
-        for chunk in queue.chunks.iter_mut().filter(|chunk| chunk.segment == segment) {
-            let first_offset = chunk.first_offset;
-            let follows = end == Some(first_offset);
-            end = Some(chunk.end());
-            let entries = chunk.seal();
-            match rows.queues.last_mut() {
-                Some(last) if follows => last.entries.push(entries),
-                _ => rows.queues.push(QueueRows { id, slot, first_offset, entries: vec![entries] }),
-            }
-        }
-    }
-
-    fn replace(&mut self, segment: u32, stretches: &[StretchRow]) {
-        for of_queue in stretches.chunk_by(|a, b| a.slot == b.slot) {
-            let Some(first) = of_queue.first() else { continue };
-            let queue = self.queues.at_mut(first.slot);
-            // A topic that was deleted meanwhile has nothing here any more.
-            if queue.chunks.is_empty() {
-                continue;
-            }
-            queue.indexed(
-                segment,
-                of_queue.iter().map(|row| Stretch {
-                    first_offset: row.first_offset,
-                    count: row.count,
-                    segment,
-                    number: row.number,
-                    first_entry: row.first_entry,
-                }),
-            );
-        }
     }
 
     /// The index of a segment is there, or could not be written.
