@@ -440,7 +440,8 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Collects records from `source` into `out.slices`, queue after queue; returns their bytes, and
-    /// whether it stopped because filters left out as much as one step may: there may be more behind.
+    /// whether it stopped where filters left out as much as one step may, or where something must be read
+    /// first: there may be more behind.
     fn gather(
         &mut self,
         parked: &Parked,
@@ -452,6 +453,7 @@ impl<M: Memory> Shard<M> {
     ) -> (u64, bool) {
         let faults = fetched.len();
         let (mut bytes, mut records, mut skipped) = (0u64, 0u32, 0u32);
+        let mut cut_short = false;
         let (before, from) = parked.queues.split_at(rotation);
         for wanted in from.iter().chain(before) {
             let has_fault =
@@ -483,7 +485,11 @@ impl<M: Memory> Shard<M> {
                             outcome = Gathered::Corrupt;
                             break;
                         }
-                        Located::Need(_) | Located::Nowhere => break,
+                        Located::Need(_) => {
+                            cut_short |= offset > wanted.offset;
+                            break;
+                        }
+                        Located::Nowhere => break,
                     };
                 for entry in entries {
                     if offset >= queue.visible {
@@ -508,7 +514,10 @@ impl<M: Memory> Shard<M> {
                         Source::Tail => log.tail.slice(at, entry.bytes),
                         Source::Disk(start, block) => cut(*start, block, at, entry.bytes),
                     };
-                    let Some(slice) = slice else { break 'queue };
+                    let Some(slice) = slice else {
+                        cut_short |= offset > wanted.offset;
+                        break 'queue;
+                    };
                     if matches!(source, Source::Disk(..)) && !is_record(&slice, wanted.id, offset) {
                         outcome = Gathered::Corrupt;
                         break 'queue;
@@ -537,7 +546,7 @@ impl<M: Memory> Shard<M> {
                 ));
             }
         }
-        (bytes, skipped >= SKIPPED_MAX)
+        (bytes, cut_short || skipped >= SKIPPED_MAX)
     }
 
     fn answer_fetch(
