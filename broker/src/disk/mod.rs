@@ -2,50 +2,70 @@
 //!
 //! Invariants:
 //! - a durable write goes through O_DSYNC; a plain one is durable only after a sync of its file;
+//! - what blocks is done by another thread ([`beside`]), and only to files that nobody uses;
 //! - an operation that failed is reported, never tried again;
 //! - buffers are owned by the ring until the operation ends.
 
 pub(crate) mod ahead;
+pub(crate) mod beside;
+mod index;
 pub(crate) mod memory;
 pub(crate) mod recovery;
 pub(crate) mod segment;
 
 use ahead::Ahead;
+use beside::Job;
+use index::Indexes;
 use memory::{BlockMemory, LogBlock};
 use ringmq_core::{Block, DiskError, SegmentFile};
-use segment::{Segments, failed};
+use segment::{InUse, SPARES_MAX, Segments, failed};
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::shard::signal::Waiters;
 
+/// Settings of a disk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) zero_ahead_bytes: u64,
+    /// Reads under way.
+    pub(crate) reads_max: usize,
+    /// Length of new segments: others are not kept when they are retired.
+    pub(crate) segment_bytes: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Disk {
     segments: Segments,
+    indexes: Indexes,
     memory: BlockMemory,
     ahead: Ahead,
+    limits: Limits,
     reads: Cell<usize>,
-    reads_max: usize,
     readers: Waiters,
+    /// Retired segments that are about to become spares.
+    becoming_spares: Cell<usize>,
 }
 
 impl Disk {
     pub(crate) fn new(
         folder: PathBuf,
         files: &[SegmentFile],
+        spares: Vec<SegmentFile>,
         memory: BlockMemory,
-        zero_ahead_bytes: u64,
-        reads_max: usize,
+        limits: Limits,
     ) -> Rc<Disk> {
         Rc::new(Disk {
-            segments: Segments::new(folder, files),
+            indexes: Indexes::new(folder.clone()),
+            segments: Segments::new(folder, files, spares),
             memory,
-            ahead: Ahead::new(zero_ahead_bytes),
+            ahead: Ahead::new(limits.zero_ahead_bytes),
+            limits,
             reads: Cell::new(0),
-            reads_max,
             readers: Waiters::default(),
+            becoming_spares: Cell::new(0),
         })
     }
 
@@ -87,18 +107,25 @@ impl Disk {
         self.ahead.failure().map_or(Ok(()), Err)
     }
 
-    /// Makes a segment ready to be written.
-    pub(crate) async fn make_segment(&self, base: u64, bytes: u64) -> Result<(), DiskError> {
-        self.segments.make(base, bytes).await?;
+    /// Makes a segment ready to be written. Returns whether a retired one became it.
+    pub(crate) async fn make_segment(&self, base: u64, bytes: u64) -> Result<bool, DiskError> {
+        let is_recycled = self.segments.make(base, bytes).await?;
         self.ahead.look_again();
-        Ok(())
+        Ok(is_recycled)
     }
 
     /// Reads a range that lies in one segment.
     pub(crate) async fn read(&self, position: u64, bytes: usize) -> Result<LogBlock, DiskError> {
-        self.readers.wait_while(|| self.reads.get() >= self.reads_max).await;
+        let result = self.bounded(self.read_now(position, bytes)).await;
+        self.segments.close_surplus().await;
+        result
+    }
+
+    /// Waits until fewer reads are under way than may be.
+    async fn bounded<T>(&self, read: impl Future<Output = T>) -> T {
+        self.readers.wait_while(|| self.reads.get() >= self.limits.reads_max).await;
         self.reads.set(self.reads.get() + 1);
-        let result = self.read_now(position, bytes).await;
+        let result = read.await;
         self.reads.set(self.reads.get() - 1);
         self.readers.wake();
         result
@@ -118,6 +145,91 @@ impl Disk {
         }
     }
 
+    /// Reads from the index of a segment.
+    pub(crate) async fn read_index(
+        &self,
+        base: u64,
+        at: u64,
+        bytes: usize,
+    ) -> Result<LogBlock, DiskError> {
+        let block = self.memory.read(self.bounded(self.indexes.read(base, at, bytes)).await?);
+        match block.bytes().len() {
+            found if found == bytes => Ok(block),
+            found => {
+                let operation = format!("read {bytes} bytes at {at} of the index of {base}");
+                Err(failed(operation, format!("only {found} are there")))
+            }
+        }
+    }
+
+    /// Where the shard's files are.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.segments.folder.clone()
+    }
+
+    /// The index of a segment was replaced.
+    pub(crate) async fn index_was_written(&self, base: u64) {
+        self.indexes.forget(base).await;
+    }
+
+    /// Takes a segment out once nobody uses it; what is then left to do for `shard`.
+    pub(crate) async fn retire(
+        &self,
+        shard: u16,
+        base: u64,
+        has_room: impl Fn() -> bool,
+    ) -> Option<Job> {
+        let segment = self.segments.take_out(base).await?;
+        self.indexes.forget(base).await;
+        let spares = self.segments.spares() + self.becoming_spares.get();
+        let keep = segment.bytes == self.limits.segment_bytes && spares < SPARES_MAX && has_room();
+        if keep {
+            self.becoming_spares.set(self.becoming_spares.get() + 1);
+        }
+        Some(Job::Retire { shard, folder: self.folder(), segment, keep })
+    }
+
+    /// A segment's file is gone, or has become a spare as it was to.
+    pub(crate) fn retired(&self, segment: SegmentFile, is_spare: bool, was_to_keep: bool) {
+        if was_to_keep {
+            self.becoming_spares.set(self.becoming_spares.get() - 1);
+        }
+        if is_spare {
+            self.segments.add_spare(segment);
+        }
+    }
+
+    /// Gives up the spares; what is then left to do.
+    pub(crate) fn drop_spares(&self) -> Vec<Job> {
+        self.segments.take_spares().into_iter().map(|path| Job::Remove { path }).collect()
+    }
+
+    /// Waits until what is under way in a segment has ended; what is then left to do for `shard`.
+    pub(crate) async fn punch(
+        &self,
+        shard: u16,
+        position: u64,
+        bytes: u64,
+    ) -> Result<Job, DiskError> {
+        let operation = || format!("punch {bytes} bytes at position {position}");
+        let base = match self.segments.at(position) {
+            Some(segment) if position + bytes <= segment.end() => segment.base,
+            _ => return Err(failed(operation(), "no segment has the range")),
+        };
+        self.segments.current_uses_ended(base).await;
+        Ok(Job::Punch { shard, folder: self.folder(), base, at: position - base, bytes })
+    }
+
+    /// Holds the segment with this range, for a transfer.
+    pub(crate) fn hold(&self, position: u64, bytes: u64) -> Option<InUse> {
+        self.segments.at(position).filter(|segment| position + bytes <= segment.end())
+    }
+
+    /// Closes files that transfers opened, if too many are open.
+    pub(crate) async fn close_surplus(&self) {
+        self.segments.close_surplus().await;
+    }
+
     /// Keeps zeros ahead of the log until [`Disk::stop`].
     pub(crate) async fn write_ahead(self: Rc<Self>) {
         self.ahead.run(&self.segments, self.memory.clone()).await;
@@ -131,6 +243,7 @@ impl Disk {
     /// Closes the files; nothing may be under way.
     pub(crate) async fn close(&self) {
         self.segments.close().await;
+        self.indexes.close().await;
     }
 }
 
@@ -151,6 +264,8 @@ mod tests {
         });
     }
 
+    const LIMITS: Limits = Limits { zero_ahead_bytes: 0, reads_max: 2, segment_bytes: SEGMENT };
+
     fn filled(memory: &mut BlockMemory, bytes: usize, with: u8) -> LogBlock {
         let mut block = memory.allocate(bytes);
         block.bytes_mut().fill(with);
@@ -161,7 +276,7 @@ mod tests {
     fn what_is_written_is_read_over_segments() {
         on_disk(async |path| {
             let mut memory = BlockMemory::default();
-            let disk = Disk::new(path, &[], memory.clone(), 0, 2);
+            let disk = Disk::new(path, &[], Vec::new(), memory.clone(), LIMITS);
             let write = filled(&mut memory, 4096, 1);
             assert!(disk.write(0, &write, true).await.is_err(), "no segment yet");
             for base in [0, SEGMENT] {
@@ -184,7 +299,8 @@ mod tests {
     fn zeros_run_ahead_and_never_over_the_log() {
         on_disk(async |path| {
             let mut memory = BlockMemory::default();
-            let disk = Disk::new(path, &[], memory.clone(), 2 << 20, 2);
+            let limits = Limits { zero_ahead_bytes: 2 << 20, ..LIMITS };
+            let disk = Disk::new(path, &[], Vec::new(), memory.clone(), limits);
             disk.make_segment(0, SEGMENT).await.unwrap();
             disk.make_segment(SEGMENT, SEGMENT).await.unwrap();
             let ahead = glommio::spawn_local(Rc::clone(&disk).write_ahead()).detach();

@@ -7,5 +7,7 @@
 pub(crate) mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod listen;
+pub(crate) mod loans;
 pub(crate) mod output;
 pub(crate) mod serve;
+pub(crate) mod transfer;
