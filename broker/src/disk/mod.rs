@@ -249,8 +249,10 @@ impl Disk {
 
 #[cfg(test)]
 mod tests {
+    use super::segment::{file_name, index_name};
     use super::*;
     use ringmq_core::Memory;
+    use std::sync::mpsc::channel;
 
     const SEGMENT: u64 = 4 << 20;
 
@@ -324,6 +326,137 @@ mod tests {
                 assert!(read.bytes().iter().all(|b| *b == 0xAB), "at {at}");
                 at += bytes as u64;
             }
+            disk.close().await;
+        });
+    }
+
+    /// Does what is left to do, as the thread beside the cores would.
+    fn finish(disk: &Disk, job: Job) {
+        let (jobs, receiver) = channel();
+        [job, Job::End].map(|job| jobs.send(job).unwrap());
+        beside::run(&receiver, |_, done| {
+            if let beside::Done::Retired { segment, is_spare, was_to_keep } = done {
+                disk.retired(segment, is_spare, was_to_keep);
+            }
+        });
+    }
+
+    fn names(path: &std::path::Path) -> Vec<String> {
+        let name = |e: std::io::Result<std::fs::DirEntry>| e.unwrap().file_name();
+        let all = std::fs::read_dir(path).unwrap().map(name);
+        let mut all: Vec<_> = all.map(|name| name.into_string().unwrap()).collect();
+        all.retain(|name| name != "probe");
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn retired_segments_become_new_ones() {
+        on_disk(async |path| {
+            let mut memory = BlockMemory::default();
+            let limits = Limits { zero_ahead_bytes: 1 << 20, ..LIMITS };
+            let disk = Disk::new(path.clone(), &[], Vec::new(), memory.clone(), limits);
+            for base in 0..4 {
+                assert!(!disk.make_segment(base * SEGMENT, SEGMENT).await.unwrap());
+                std::fs::write(path.join(index_name(base * SEGMENT)), [0; 4096]).unwrap();
+            }
+            let block = filled(&mut memory, SEGMENT as usize, 9);
+            for base in 0..3 {
+                disk.announce(base * SEGMENT, SEGMENT as usize);
+                disk.write(base * SEGMENT, &block, true).await.unwrap();
+                disk.read_index(base * SEGMENT, 0, 4096).await.unwrap();
+                let job = disk.retire(0, base * SEGMENT, || true).await.unwrap();
+                finish(&disk, job);
+                assert!(disk.read(base * SEGMENT, 4096).await.is_err());
+                assert!(disk.read_index(base * SEGMENT, 0, 4096).await.is_err());
+            }
+            assert!(disk.retire(0, 0, || true).await.is_none(), "it is gone");
+            // Two are kept; the third is one too many.
+            assert_eq!(disk.segments.spares(), SPARES_MAX);
+            let left = [3, 4].map(|base| file_name(base * SEGMENT));
+            assert!(disk.make_segment(4 * SEGMENT, SEGMENT).await.unwrap(), "recycled");
+            assert!(names(&path).ends_with(&[left[1].clone()]) && names(&path).contains(&left[0]));
+            // Nothing is written ahead over it: what it was shines through.
+            let ahead = glommio::spawn_local(Rc::clone(&disk).write_ahead()).detach();
+            let first = filled(&mut memory, 4096, 1);
+            disk.announce(4 * SEGMENT, 4096);
+            disk.write(4 * SEGMENT, &first, true).await.unwrap();
+            disk.stop();
+            ahead.await.unwrap();
+            let read = disk.read(4 * SEGMENT, SEGMENT as usize).await.unwrap();
+            assert!(read.bytes()[..4096] == *first.bytes());
+            assert!(read.bytes()[4096..].iter().all(|b| *b == 9));
+            assert!(!disk.make_segment(5 * SEGMENT, 2 * SEGMENT).await.unwrap(), "longer");
+            assert_eq!(disk.segments.spares(), 1);
+            for job in disk.drop_spares() {
+                finish(&disk, job);
+            }
+            assert!(!names(&path).iter().any(|name| name.ends_with(".spare")));
+            disk.close().await;
+        });
+    }
+
+    #[test]
+    fn a_segment_in_use_is_not_retired_and_one_with_new_uses_can_be_punched() {
+        on_disk(async |path| {
+            let disk = Disk::new(path, &[], Vec::new(), BlockMemory::default(), LIMITS);
+            disk.make_segment(0, SEGMENT).await.unwrap();
+            let ended = Rc::new(Cell::new(0));
+            let before = disk.hold(4096, 4096).unwrap();
+            let (punching, counting) = (Rc::clone(&disk), Rc::clone(&ended));
+            let punch = glommio::spawn_local(async move {
+                let job = punching.punch(0, 8192, 4096).await.unwrap();
+                counting.set(counting.get() + 1);
+                job
+            });
+            let round = || glommio::timer::sleep(std::time::Duration::from_millis(2));
+            round().await;
+            let after = disk.hold(4096, 4096).unwrap();
+            assert_eq!(ended.get(), 0);
+            drop(before);
+            assert!(matches!(punch.await, Job::Punch { base: 0, at: 8192, bytes: 4096, .. }));
+            let (retiring, counting) = (Rc::clone(&disk), Rc::clone(&ended));
+            let retire = glommio::spawn_local(async move {
+                let job = retiring.retire(0, 0, || false).await;
+                counting.set(counting.get() + 1);
+                job
+            });
+            round().await;
+            assert_eq!(ended.get(), 1, "a use is left");
+            drop(after);
+            assert!(matches!(retire.await, Some(Job::Retire { keep: false, .. })));
+            assert!(disk.punch(0, 8192, 4096).await.is_err());
+            disk.close().await;
+        });
+    }
+
+    #[test]
+    fn catching_up_over_many_segments_keeps_few_files_open() {
+        on_disk(async |path| {
+            let small = 8192;
+            for base in (0..80).map(|number| number * small) {
+                std::fs::write(path.join(file_name(base)), [1; 8192]).unwrap();
+                std::fs::write(path.join(index_name(base)), [2; 8192]).unwrap();
+            }
+            let files: Vec<_> =
+                (0..80).map(|n| SegmentFile { base: n * small, bytes: small }).collect();
+            let disk = Disk::new(path, &files, Vec::new(), BlockMemory::default(), LIMITS);
+            for file in &files {
+                let log = disk.read(file.base, 4096).await.unwrap();
+                let index = disk.read_index(file.base, 4096, 4096).await.unwrap();
+                assert_eq!((log.bytes()[0], index.bytes()[4095]), (1, 2));
+                disk.hold(file.base, 8).unwrap().buffered().file().unwrap();
+                disk.close_surplus().await;
+            }
+            assert_eq!(disk.segments.open_files(), 32);
+            assert_eq!(disk.indexes.open_files(), 16);
+            assert!(disk.read_index(0, 8192, 4096).await.is_err(), "past the end");
+            assert!(disk.read_index(1, 0, 4096).await.is_err(), "no such index");
+            // A replaced index is read anew.
+            let folder = disk.folder();
+            recovery::write_index(&folder, 0, &[3; 4096]).unwrap();
+            disk.index_was_written(0).await;
+            assert_eq!(disk.read_index(0, 0, 4096).await.unwrap().bytes()[0], 3);
             disk.close().await;
         });
     }

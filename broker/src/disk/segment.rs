@@ -195,6 +195,7 @@ impl Segment {
         Arc::clone(&self.buffered.borrow())
     }
 
+    #[cfg(test)]
     fn is_open(&self) -> bool {
         self.plain.borrow().is_some()
             || self.durable.borrow().is_some()
