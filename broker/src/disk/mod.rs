@@ -333,7 +333,7 @@ mod tests {
     /// Does what is left to do, as the thread beside the cores would.
     fn finish(disk: &Disk, job: Job) {
         let (jobs, receiver) = channel();
-        [job, Job::End].map(|job| jobs.send(job).unwrap());
+        [job, Job::End].into_iter().for_each(|job| jobs.send(job).unwrap());
         beside::run(&receiver, |_, done| {
             if let beside::Done::Retired { segment, is_spare, was_to_keep } = done {
                 disk.retired(segment, is_spare, was_to_keep);

@@ -76,7 +76,8 @@ pub(crate) fn returned(core: &Rc<Core>, back: Returned) {
         }
         connection.came_back(core, back.sent, back.result.is_ok());
     }
-    for _ in 0..loans.waiting.borrow().len() {
+    let waiting = loans.waiting.borrow().len();
+    for _ in 0..waiting {
         let next = loans.waiting.borrow_mut().pop_front();
         match next {
             Some(connection) if !connection.is_dead() => lend(core, connection),

@@ -264,6 +264,212 @@ fn nanos(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{BrokerConfig, Bytes};
+    use crate::control::Shared;
+    use crate::data_dir::{DataDir, Owner};
+    use crate::disk::beside;
+    use crate::disk::segment::{file_name, index_name};
+    use crate::net::connection::Connection;
+    use crate::net::transfer::Transfers;
+    use crate::shard::mesh::{self, Mesh};
+    use crate::shard::state::{BrokerState, Threads};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, channel};
+
+    const SEGMENT: u64 = 4 << 20;
+    const CONTENT_FROM: u64 = 1 << 20;
+
+    fn content(position: u64, bytes: usize) -> Vec<u8> {
+        (position..).take(bytes).map(|at| (at / 11) as u8).collect()
+    }
+
+    /// The first of two cores of a broker, with a transfer thread and nothing that serves.
+    async fn core(path: &Path) -> (Rc<Core>, Receiver<Job>) {
+        let config = BrokerConfig {
+            segment_bytes: Bytes(SEGMENT),
+            zero_ahead_bytes: Bytes(0),
+            transfer_bytes: Bytes::mib(1),
+            ..BrokerConfig::default()
+        };
+        let owner = Owner { cluster: "c", broker: "b", broker_id: 0 };
+        let data = DataDir::open(path, owner, 2, None).unwrap();
+        let (mesh, mut ears) = Mesh::new(2).unwrap();
+        let (transfers, mut desks) = Transfers::new(1).unwrap();
+        let (beside, jobs) = channel();
+        let (shared, threads) = (Arc::new(Shared::new(2)), Threads { beside, transfers });
+        let state = Arc::new(BrokerState::new(config, data, 2, 1, shared, mesh, threads));
+        let (desk, lender) = (desks.remove(0), Arc::clone(&state));
+        std::thread::spawn(move || {
+            desk.run(Duration::from_secs(60), |back| {
+                lender.mesh.send(back.core, Parcel::Returned(back));
+            });
+        });
+        let slots = super::super::open_shards(0, &state).await.unwrap();
+        let core = Core::new(0, state, slots);
+        core.loops.spawn(mesh::receive(Rc::clone(&core), ears.remove(0)));
+        core.loops.spawn(Rc::clone(&core).turns());
+        core.begin(0);
+        until(|| core.slots[0].disk.hold(0, SEGMENT).is_some()).await;
+        let log = path.join("shard-0000").join(file_name(0));
+        let file = std::fs::File::options().write(true).open(log).unwrap();
+        let bytes = content(CONTENT_FROM, (SEGMENT - CONTENT_FROM) as usize);
+        file.write_all_at(&bytes, CONTENT_FROM).unwrap();
+        file.sync_all().unwrap();
+        (core, jobs)
+    }
+
+    async fn until(is_so: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it never came");
+            glommio::timer::sleep(Duration::from_micros(200)).await;
+        }
+    }
+
+    async fn end(core: Rc<Core>) {
+        core.connections.close_all(&core);
+        core.state.threads.transfers.end();
+        until(|| core.tasks.running() == 0).await;
+        core.finish();
+        core.loops.ended().await;
+        core.slots[0].disk.close().await;
+    }
+
+    fn on_core(test: impl AsyncFnOnce(Rc<Core>, Receiver<Job>) + 'static) {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().to_owned();
+        glommio::LocalExecutorBuilder::default().make().unwrap().run(async move {
+            let (core, jobs) = core(&path).await;
+            test(Rc::clone(&core), jobs).await;
+            end(core).await;
+        });
+    }
+
+    fn connected(core: &Rc<Core>) -> (Rc<Connection>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        (core.connections.add(crate::sys::adopt_stream(server.into()), false), client)
+    }
+
+    #[test]
+    fn answers_from_files_keep_their_place_on_the_stream() {
+        on_core(async |core, _jobs| {
+            let mut readers = Vec::new();
+            // Three, of which the bound lets one have its loan at a time.
+            for number in 0..3u64 {
+                let (connection, mut client) = connected(&core);
+                let mut expected = Vec::new();
+                for round in 0..3u64 {
+                    let position = CONTENT_FROM + 8 * (number + round);
+                    let bytes = (2 << 20) + 8 * round as usize;
+                    let head = format!("head {number} {round}");
+                    core.transfer(0, connection.id, head.as_bytes(), position, bytes as u32);
+                    expected.extend_from_slice(head.as_bytes());
+                    expected.extend(content(position, bytes));
+                    connection.push(b"later", &[]);
+                    core.to_flush(Rc::clone(&connection));
+                    expected.extend_from_slice(b"later");
+                }
+                readers.push((
+                    connection,
+                    std::thread::spawn(move || {
+                        let mut got = vec![0; expected.len()];
+                        client.read_exact(&mut got).unwrap();
+                        client.write_all(b"request").unwrap();
+                        (got == expected, client)
+                    }),
+                ));
+            }
+            for (connection, reader) in readers {
+                until(|| reader.is_finished()).await;
+                let (is_equal, client) = reader.join().unwrap();
+                assert!(is_equal, "connection {}", connection.id);
+                // The core still hears the client.
+                let mut request = [0; 16];
+                let read = std::future::poll_fn(|cx| connection.poll_read(cx, &mut request));
+                assert!(read.await.unwrap() == 7 && &request[..7] == b"request");
+                drop(client);
+            }
+            let sent = core.state.control.transferred.load(Ordering::Relaxed);
+            assert_eq!(sent, 3 * (3 * (2 << 20) + 24));
+        });
+    }
+
+    #[test]
+    fn a_segment_is_retired_when_its_transfers_have_ended_however() {
+        on_core(async |core, jobs| {
+            let (connection, client) = connected(&core);
+            for _ in 0..8 {
+                core.transfer(0, connection.id, b"head", CONTENT_FROM, 3 << 20);
+            }
+            core.retire(0, 0);
+            core.flush();
+            for _ in 0..20 {
+                glommio::timer::sleep(Duration::from_micros(200)).await;
+                assert!(jobs.try_recv().is_err(), "transfers wait for a client that reads nothing");
+            }
+            drop(client);
+            until(|| connection.is_dead()).await;
+            core.connections.remove(connection.id);
+            drop(connection);
+            let retired = std::cell::RefCell::new(None);
+            until(|| {
+                let job = jobs.try_recv().ok();
+                retired.replace(job);
+                retired.borrow().is_some()
+            })
+            .await;
+            let job = retired.take().unwrap();
+            assert!(matches!(job, Job::Retire { shard: 0, keep: true, .. }), "{job:?}");
+        });
+    }
+
+    #[test]
+    fn a_connection_of_another_core_gets_the_range_by_parcel() {
+        on_core(async |core, _jobs| {
+            let connection = (1 << CORE_SHIFT) + 5;
+            core.transfer(0, connection, b"head", CONTENT_FROM + 8, 5000);
+            core.transfer(0, connection, b"head", 9 * SEGMENT, 5000);
+            until(|| core.tasks.running() == 0).await;
+            let parcels = core.state.mesh.take(1);
+            let mut answers = 0;
+            for parcel in parcels {
+                match parcel {
+                    Parcel::Answer { connection: to, frame } if to == connection => {
+                        assert_eq!(frame[..4], *b"head");
+                        assert!(frame[4..] == content(CONTENT_FROM + 8, 5000));
+                        answers += 1;
+                    }
+                    Parcel::Cut { connection: cut } => assert_eq!(cut, connection),
+                    _ => {}
+                }
+            }
+            assert_eq!(answers, 1);
+        });
+    }
+
+    #[test]
+    fn an_index_is_written_beside_the_core_and_the_core_hears_of_it() {
+        on_core(async |core, jobs| {
+            let rows = SegmentRows { base: 0, bytes: SEGMENT, ..SegmentRows::default() };
+            core.write_index(0, Box::new(rows));
+            core.beside(Job::End);
+            let state = Arc::clone(&core.state);
+            let thread = std::thread::spawn(move || {
+                beside::run(&jobs, |shard, done| {
+                    state.mesh.send(0, Parcel::Beside { shard, done });
+                });
+            });
+            until(|| core.slots[0].latency.borrow().index.len() == 1).await;
+            thread.join().unwrap();
+            assert!(core.slots[0].disk.folder().join(index_name(0)).exists());
+        });
+    }
 
     #[test]
     fn a_range_is_found_in_its_blocks() {

@@ -88,7 +88,7 @@ impl Mesh {
         let _ = (&self.inboxes[core].bell).write(&[1]);
     }
 
-    fn take(&self, core: usize) -> VecDeque<Parcel> {
+    pub(super) fn take(&self, core: usize) -> VecDeque<Parcel> {
         let mut parcels = self.inboxes[core].parcels.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *parcels)
     }
