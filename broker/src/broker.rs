@@ -59,8 +59,10 @@ impl Broker {
         let shards = data.shards();
         let cores =
             usize::from(config.cores.unwrap_or(default_shards)).min(usize::from(shards)).max(1);
-        let files = (2 * config.max_connections + 64 * usize::from(shards) + 256) as u64;
-        preflight::check(&data.probe_path(), cores, files)?;
+        // A shard's segments are opened up to three times, and some indexes; each loan has a descriptor.
+        let loans = cores * (config.transfer_bytes.as_usize() >> 20);
+        let files = 2 * config.max_connections + 128 * usize::from(shards) + loans + 256;
+        preflight::check(&data.probe_path(), cores, files as u64)?;
         let (listener, address) = listen::bind(SocketAddr::new(config.listen, config.port))?;
         let shared = Arc::new(Shared::new(shards));
         let instance = random_id();
@@ -129,22 +131,32 @@ impl BrokerHandle {
     }
 
     fn start_threads(&mut self, jobs: Receiver<Job>, desks: Vec<Desk>) -> anyhow::Result<()> {
-        let thread = |name: String| std::thread::Builder::new().name(name);
         let state = Arc::clone(&self.state);
-        let does_jobs = thread("ringmq-index".to_owned()).spawn(move || {
+        self.start_thread("ringmq-index".to_owned(), move || {
             beside::run(&jobs, |shard, done| {
                 state.mesh.send(state.core_of(shard), Parcel::Beside { shard, done });
             });
-        });
-        self.threads.push(does_jobs.context("cannot start a thread")?);
+        })?;
         for (number, desk) in desks.into_iter().enumerate() {
             let state = Arc::clone(&self.state);
-            let transfers = thread(format!("ringmq-transfer-{number}")).spawn(move || {
+            self.start_thread(format!("ringmq-transfer-{number}"), move || {
                 let patience = state.config.send_timeout;
                 desk.run(patience, |back| state.mesh.send(back.core, Parcel::Returned(back)));
-            });
-            self.threads.push(transfers.context("cannot start a thread")?);
+            })?;
         }
+        Ok(())
+    }
+
+    fn start_thread(
+        &mut self,
+        name: String,
+        run: impl FnOnce() + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let _ends_process = shard::EndsProcessOnPanic(name);
+            run();
+        });
+        self.threads.push(thread.context("cannot start a thread")?);
         Ok(())
     }
 

@@ -121,7 +121,12 @@ fn retire(folder: &Path, segment: SegmentFile, keep: bool) -> Result<bool, DiskE
             found.len() == segment.bytes && found.blocks() * 512 >= segment.bytes
         };
         match is_whole {
-            true => fs::rename(&path, folder.join(spare_name(segment.base)))?,
+            true => {
+                // What transfers left in the page cache would have to go with each write.
+                let advice = rustix::fs::Advice::DontNeed;
+                rustix::fs::fadvise(File::open(&path)?, 0, None, advice)?;
+                fs::rename(&path, folder.join(spare_name(segment.base)))?;
+            }
             false => remove(&path)?,
         }
         File::open(folder)?.sync_all()?;

@@ -19,7 +19,8 @@ use index::Indexes;
 use memory::{BlockMemory, LogBlock};
 use ringmq_core::{Block, DiskError, SegmentFile};
 use segment::{InUse, SPARES_MAX, Segments, failed};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -45,6 +46,9 @@ pub(crate) struct Disk {
     limits: Limits,
     reads: Cell<usize>,
     readers: Waiters,
+    /// Segments being retired, in order.
+    retiring: RefCell<VecDeque<u64>>,
+    retirers: Waiters,
     /// Retired segments that are about to become spares.
     becoming_spares: Cell<usize>,
 }
@@ -65,6 +69,8 @@ impl Disk {
             limits,
             reads: Cell::new(0),
             readers: Waiters::default(),
+            retiring: RefCell::default(),
+            retirers: Waiters::default(),
             becoming_spares: Cell::new(0),
         })
     }
@@ -172,21 +178,33 @@ impl Disk {
         self.indexes.forget(base).await;
     }
 
-    /// Takes a segment out once nobody uses it; what is then left to do for `shard`.
+    /// Takes a segment out once nobody uses it, and says what is then left to do for `shard`; in the
+    /// order of the calls, so that a crash leaves no gap between segments.
     pub(crate) async fn retire(
         &self,
         shard: u16,
         base: u64,
         has_room: impl Fn() -> bool,
-    ) -> Option<Job> {
-        let segment = self.segments.take_out(base).await?;
+        left: impl FnOnce(Job),
+    ) {
+        self.retiring.borrow_mut().push_back(base);
+        let segment = self.segments.take_out(base).await;
         self.indexes.forget(base).await;
+        self.retirers.wait_while(|| self.retiring.borrow().front() != Some(&base)).await;
+        if let Some(segment) = segment {
+            left(self.retirement(shard, segment, has_room()));
+        }
+        self.retiring.borrow_mut().pop_front();
+        self.retirers.wake();
+    }
+
+    fn retirement(&self, shard: u16, segment: SegmentFile, has_room: bool) -> Job {
         let spares = self.segments.spares() + self.becoming_spares.get();
-        let keep = segment.bytes == self.limits.segment_bytes && spares < SPARES_MAX && has_room();
+        let keep = segment.bytes == self.limits.segment_bytes && spares < SPARES_MAX && has_room;
         if keep {
             self.becoming_spares.set(self.becoming_spares.get() + 1);
         }
-        Some(Job::Retire { shard, folder: self.folder(), segment, keep })
+        Job::Retire { shard, folder: self.folder(), segment, keep }
     }
 
     /// A segment's file is gone, or has become a spare as it was to.
@@ -365,12 +383,11 @@ mod tests {
                 disk.announce(base * SEGMENT, SEGMENT as usize);
                 disk.write(base * SEGMENT, &block, true).await.unwrap();
                 disk.read_index(base * SEGMENT, 0, 4096).await.unwrap();
-                let job = disk.retire(0, base * SEGMENT, || true).await.unwrap();
-                finish(&disk, job);
+                disk.retire(0, base * SEGMENT, || true, |job| finish(&disk, job)).await;
                 assert!(disk.read(base * SEGMENT, 4096).await.is_err());
                 assert!(disk.read_index(base * SEGMENT, 0, 4096).await.is_err());
             }
-            assert!(disk.retire(0, 0, || true).await.is_none(), "it is gone");
+            disk.retire(0, 0, || true, |job| panic!("it is gone: {job:?}")).await;
             // Two are kept; the third is one too many.
             assert_eq!(disk.segments.spares(), SPARES_MAX);
             let left = [3, 4].map(|base| file_name(base * SEGMENT));
@@ -415,16 +432,28 @@ mod tests {
             assert_eq!(ended.get(), 0);
             drop(before);
             assert!(matches!(punch.await, Job::Punch { base: 0, at: 8192, bytes: 4096, .. }));
-            let (retiring, counting) = (Rc::clone(&disk), Rc::clone(&ended));
-            let retire = glommio::spawn_local(async move {
-                let job = retiring.retire(0, 0, || false).await;
-                counting.set(counting.get() + 1);
-                job
+            // A later one waits for it, or a crash would leave a gap.
+            disk.make_segment(SEGMENT, SEGMENT).await.unwrap();
+            let order: Rc<RefCell<Vec<u64>>> = Rc::default();
+            let retires = [0, SEGMENT].map(|base| {
+                let (disk, order) = (Rc::clone(&disk), Rc::clone(&order));
+                let retired = move |job| match job {
+                    Job::Retire { segment, keep: false, .. } => {
+                        order.borrow_mut().push(segment.base);
+                    }
+                    other => panic!("{other:?}"),
+                };
+                glommio::spawn_local(async move {
+                    disk.retire(0, base, || false, retired).await;
+                })
             });
             round().await;
-            assert_eq!(ended.get(), 1, "a use is left");
+            assert!(order.borrow().is_empty(), "a use is left");
             drop(after);
-            assert!(matches!(retire.await, Some(Job::Retire { keep: false, .. })));
+            for retire in retires {
+                retire.await;
+            }
+            assert_eq!(*order.borrow(), [0, SEGMENT]);
             assert!(disk.punch(0, 8192, 4096).await.is_err());
             disk.close().await;
         });

@@ -7,6 +7,7 @@
 //! - deadlines are looked at once a second for all connections, not by a timer each.
 
 use super::output::{FileRange, Output};
+use super::partial::{KEPT_BYTES, Partial};
 use crate::disk::memory::LogBlock;
 use crate::disk::segment::InUse;
 use crate::shard::core::Core;
@@ -25,7 +26,6 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -33,38 +33,6 @@ use crate::shard::signal::Waiters;
 
 /// A refused connection may be written to for so long before it is cut: the client is to read why.
 const LINGER: Duration = Duration::from_secs(2);
-/// Memory for unfinished frames that a quiet connection keeps.
-const KEPT_BYTES: usize = 4 << 10;
-
-/// An unfinished frame.
-#[derive(Debug, Default)]
-pub(crate) struct Partial {
-    /// The first `filled` bytes count.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) filled: usize,
-    pub(crate) since: Option<Instant>,
-}
-
-impl Partial {
-    /// Keeps the beginning of a frame.
-    pub(crate) fn keep(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return self.clear();
-        }
-        if self.bytes.len() < bytes.len() {
-            self.bytes.resize(bytes.len(), 0);
-        }
-        self.bytes[..bytes.len()].copy_from_slice(bytes);
-        self.filled = bytes.len();
-        self.since = Some(Instant::now());
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.filled = 0;
-        self.since = None;
-    }
-}
-
 /// How far sending came.
 enum Sent {
     All,
@@ -90,8 +58,7 @@ pub(crate) struct Connection {
     /// The socket is left to `drain`, or lent.
     is_blocked: Cell<bool>,
     is_lent: Cell<bool>,
-    /// For transfer threads; made for the first.
-    lent_socket: RefCell<Option<Arc<OwnedFd>>>,
+    was_lent: Cell<bool>,
     is_dead: Cell<bool>,
     refused: Cell<Option<Instant>>,
     in_flight: Cell<usize>,
@@ -119,7 +86,7 @@ impl Connection {
             output: RefCell::default(),
             is_blocked: Cell::new(false),
             is_lent: Cell::new(false),
-            lent_socket: RefCell::default(),
+            was_lent: Cell::new(false),
             is_dead: Cell::new(false),
             refused: Cell::new(None),
             in_flight: Cell::new(0),
@@ -239,16 +206,13 @@ impl Connection {
     }
 
     /// The socket for a transfer thread.
-    pub(crate) fn lent_socket(&self) -> io::Result<Arc<OwnedFd>> {
-        if let Some(socket) = self.lent_socket.borrow().as_ref() {
-            return Ok(Arc::clone(socket));
-        }
+    pub(crate) fn lent_socket(&self) -> io::Result<OwnedFd> {
         let socket = self.duplicate()?;
-        // Shared with the core's descriptor, which does not mind: glommio asks for readiness, then
-        // receives and sends with MSG_DONTWAIT.
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        let socket = Arc::new(socket);
-        *self.lent_socket.borrow_mut() = Some(Arc::clone(&socket));
+        if !self.was_lent.replace(true) {
+            // Shared with the core's descriptor, which does not mind: glommio asks for readiness,
+            // then receives and sends with MSG_DONTWAIT.
+            rustix::io::ioctl_fionbio(&socket, true)?;
+        }
         Ok(socket)
     }
 

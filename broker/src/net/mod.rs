@@ -9,5 +9,6 @@ pub(crate) mod dispatch;
 pub(crate) mod listen;
 pub(crate) mod loans;
 pub(crate) mod output;
+pub(crate) mod partial;
 pub(crate) mod serve;
 pub(crate) mod transfer;

@@ -38,7 +38,7 @@ pub(crate) struct Loan {
     /// Of the core's loans.
     pub(crate) number: u64,
     /// Another descriptor of the connection's socket, O_NONBLOCK.
-    pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) socket: OwnedFd,
     pub(crate) file: Arc<Buffered>,
     /// Where in the file.
     pub(crate) at: u64,
@@ -180,7 +180,7 @@ impl Desk {
         let mut fds = Vec::with_capacity(running.len() + 1);
         fds.push(PollFd::new(&self.ear, PollFlags::IN));
         for one in running.iter() {
-            fds.push(PollFd::new(&*one.loan.socket, PollFlags::OUT));
+            fds.push(PollFd::new(&one.loan.socket, PollFlags::OUT));
         }
         let limit = (!running.is_empty()).then_some(&LOOK);
         let polled = rustix::event::poll(&mut fds, limit);
@@ -232,7 +232,7 @@ impl Running {
         let file = self.loan.file.file()?;
         let mut at = self.loan.at + self.sent as u64;
         let bytes = (self.loan.bytes - self.sent).min(ROUND_BYTES);
-        match rustix::fs::sendfile(&*self.loan.socket, file, Some(&mut at), bytes) {
+        match rustix::fs::sendfile(&self.loan.socket, file, Some(&mut at), bytes) {
             Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment ends before")),
             Ok(sent) => Ok(sent),
             Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(0),
@@ -258,12 +258,12 @@ mod tests {
         (transfers, returned, thread)
     }
 
-    fn pair() -> (Arc<OwnedFd>, TcpStream) {
+    fn pair() -> (OwnedFd, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
-        (Arc::new(server.into()), client)
+        (server.into(), client)
     }
 
     fn file(bytes: usize) -> (tempfile::NamedTempFile, Arc<Buffered>, Vec<u8>) {
@@ -280,11 +280,11 @@ mod tests {
         let (_file, buffered, content) = file(4 << 20);
         let (stuck, _silent) = pair();
         let (socket, mut client) = pair();
-        let loan = |number, socket: &Arc<OwnedFd>, at, bytes| Loan {
+        let loan = |number, socket: &OwnedFd, at, bytes| Loan {
             core: 1,
             connection: 2,
             number,
-            socket: Arc::clone(socket),
+            socket: socket.try_clone().unwrap(),
             file: Arc::clone(&buffered),
             at,
             bytes,
@@ -321,8 +321,8 @@ mod tests {
     fn what_cannot_be_sent_comes_back_as_failed() {
         let (transfers, returned, thread) = started(Duration::from_millis(50));
         let (held, buffered, _) = file(1 << 20);
-        let lend = |socket: &Arc<OwnedFd>, file: &Arc<Buffered>, at| {
-            let (socket, file) = (Arc::clone(socket), Arc::clone(file));
+        let lend = |socket: &OwnedFd, file: &Arc<Buffered>, at| {
+            let (socket, file) = (socket.try_clone().unwrap(), Arc::clone(file));
             let bytes = 1 << 20;
             transfers.lend(Loan { core: 0, connection: 0, number: 0, socket, file, at, bytes });
             let back = returned.recv_timeout(Duration::from_secs(20)).unwrap();

@@ -99,9 +99,7 @@ impl Core {
         self.tasks.spawn(async move {
             let slot = &core.slots[at];
             let has_room = || core.state.disk_has_room();
-            if let Some(job) = slot.disk.retire(slot.number, base, has_room).await {
-                core.beside(job);
-            }
+            slot.disk.retire(slot.number, base, has_room, |job| core.beside(job)).await;
         });
     }
 

@@ -85,8 +85,8 @@ pub(crate) fn spawn(start: Start) -> anyhow::Result<JoinHandle<anyhow::Result<()
     thread.context("cannot start a thread")
 }
 
-/// The other executors would go on as if nothing had happened, with a shard missing.
-struct EndsProcessOnPanic(String);
+/// The other threads would go on as if nothing had happened, with a shard or a transfer missing.
+pub(crate) struct EndsProcessOnPanic(pub(crate) String);
 
 impl Drop for EndsProcessOnPanic {
     fn drop(&mut self) {
