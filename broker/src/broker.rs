@@ -8,14 +8,18 @@
 use crate::config::BrokerConfig;
 use crate::control::{Control, ControlConfig, Shared};
 use crate::data_dir::{DataDir, Owner, random_id};
+use crate::disk::beside::{self, Job};
 use crate::net::listen;
-use crate::shard::{self, Start, mesh::Mesh, state::BrokerState};
+use crate::net::transfer::{Desk, Transfers};
+use crate::shard::mesh::{Mesh, Parcel};
+use crate::shard::state::{BrokerState, Threads};
+use crate::shard::{self, Start};
 use crate::{preflight, sys};
 use anyhow::{Context, bail};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,6 +39,8 @@ pub struct BrokerHandle {
     http_address: Option<SocketAddr>,
     state: Arc<BrokerState>,
     cores: Vec<JoinHandle<anyhow::Result<()>>>,
+    /// What serves the cores, and ends after them.
+    threads: Vec<JoinHandle<()>>,
     watch: Option<(Sender<()>, JoinHandle<()>)>,
     control: Option<Control>,
 }
@@ -53,8 +59,10 @@ impl Broker {
         let shards = data.shards();
         let cores =
             usize::from(config.cores.unwrap_or(default_shards)).min(usize::from(shards)).max(1);
-        let files = (2 * config.max_connections + 64 * usize::from(shards) + 256) as u64;
-        preflight::check(&data.probe_path(), cores, files)?;
+        // A shard's segments are opened up to three times, and some indexes; each loan has a descriptor.
+        let loans = cores * (config.transfer_bytes.as_usize() >> 20);
+        let files = 2 * config.max_connections + 128 * usize::from(shards) + loans + 256;
+        preflight::check(&data.probe_path(), cores, files as u64)?;
         let (listener, address) = listen::bind(SocketAddr::new(config.listen, config.port))?;
         let shared = Arc::new(Shared::new(shards));
         let instance = random_id();
@@ -71,15 +79,22 @@ impl Broker {
         };
         let control = Control::start(control, Arc::clone(&shared))?;
         let (mesh, ears) = Mesh::new(cores).context("cannot connect the cores")?;
-        let state = Arc::new(BrokerState::new(config, data, cores, instance, shared, mesh));
+        let (transfers, desks) = Transfers::new(usize::from(config.transfer_threads))
+            .context("cannot reach the transfer threads")?;
+        let (beside, jobs) = mpsc::channel();
+        let threads = Threads { beside, transfers };
+        let state =
+            Arc::new(BrokerState::new(config, data, cores, instance, shared, mesh, threads));
         let mut handle = BrokerHandle {
             address,
             http_address: control.http_address(),
             state,
             cores: Vec::new(),
+            threads: Vec::new(),
             watch: None,
             control: Some(control),
         };
+        handle.start_threads(jobs, desks)?;
         handle.start_cores(listener, ears, &cpus)?;
         handle.watch = Some(watch_disk(Arc::clone(&handle.state))?);
         handle.wait_until_ready()?;
@@ -113,6 +128,36 @@ impl BrokerHandle {
     /// are told, every thread has ended.
     pub fn stop(mut self) -> anyhow::Result<()> {
         self.end()
+    }
+
+    fn start_threads(&mut self, jobs: Receiver<Job>, desks: Vec<Desk>) -> anyhow::Result<()> {
+        let state = Arc::clone(&self.state);
+        self.start_thread("ringmq-index".to_owned(), move || {
+            beside::run(&jobs, |shard, done| {
+                state.mesh.send(state.core_of(shard), Parcel::Beside { shard, done });
+            });
+        })?;
+        for (number, desk) in desks.into_iter().enumerate() {
+            let state = Arc::clone(&self.state);
+            self.start_thread(format!("ringmq-transfer-{number}"), move || {
+                let patience = state.config.send_timeout;
+                desk.run(patience, |back| state.mesh.send(back.core, Parcel::Returned(back)));
+            })?;
+        }
+        Ok(())
+    }
+
+    fn start_thread(
+        &mut self,
+        name: String,
+        run: impl FnOnce() + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let _ends_process = shard::EndsProcessOnPanic(name);
+            run();
+        });
+        self.threads.push(thread.context("cannot start a thread")?);
+        Ok(())
     }
 
     fn start_cores(
@@ -182,6 +227,13 @@ impl BrokerHandle {
         for core in self.cores.drain(..) {
             let ended =
                 core.join().unwrap_or_else(|_| Err(anyhow::anyhow!("an executor panicked")));
+            first = first.and(ended);
+        }
+        // Fails only when the thread never started.
+        let _ = self.state.threads.beside.send(Job::End);
+        self.state.threads.transfers.end();
+        for thread in self.threads.drain(..) {
+            let ended = thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"));
             first = first.and(ended);
         }
         if let Some((stop, watch)) = self.watch.take() {

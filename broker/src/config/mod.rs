@@ -101,6 +101,12 @@ settings! {
     zero_ahead_bytes: Bytes = Bytes::mib(16);
     /// Reads from the disk under way per shard.
     reads_in_flight: usize = 16;
+    /// Time for the device to end a write, a sync or a read; later it counts as failed.
+    disk_timeout: Duration = Duration::from_secs(30);
+    /// Threads that send ranges of the log from file to socket; 0: the cores read and send them.
+    transfer_threads: u16 = 2;
+    /// Bytes that each core may have lent to these threads, at least 1 MiB.
+    transfer_bytes: Bytes = Bytes::mib(64);
     /// Most connections.
     max_connections: usize = 10_000;
     /// Longest frame taken, at most the protocol's own bound.
@@ -174,6 +180,15 @@ impl BrokerConfig {
         if !(64 << 10..=limits::FRAME_BYTES_MAX as u64).contains(&frame) {
             let most = Bytes(limits::FRAME_BYTES_MAX as u64).show();
             return refuse("max_frame_bytes", format!("64 KiB to {most}, the protocol's bound"));
+        }
+        if self.transfer_threads > 64 {
+            return refuse("transfer_threads", "at most 64".to_owned());
+        }
+        if self.transfer_bytes.0 < 1 << 20 {
+            return refuse("transfer_bytes", "at least 1 MiB".to_owned());
+        }
+        if self.disk_timeout < Duration::from_secs(1) {
+            return refuse("disk_timeout", "at least 1 s: disks pause".to_owned());
         }
         if self.disk_free_percent > 99 {
             return refuse("disk_free_percent", "at most 99".to_owned());

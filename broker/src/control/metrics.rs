@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,7 @@ enum Source {
     Latency(fn(&Latency) -> &Histogram<u64>),
     Failed,
     Broker(fn(&Shared) -> i64),
+    Total(fn(&Shared) -> &AtomicU64),
     Build,
 }
 
@@ -75,6 +77,14 @@ const fn broker(name: &'static str, help: &'static str, source: fn(&Shared) -> i
     Metric { name, kind: Kind::Gauge, help, source: Source::Broker(source) }
 }
 
+const fn total(
+    name: &'static str,
+    help: &'static str,
+    source: fn(&Shared) -> &AtomicU64,
+) -> Metric {
+    Metric { name, kind: Kind::Counter, help, source: Source::Total(source) }
+}
+
 /// Every metric, in the order of a scrape.
 pub const METRICS: &[Metric] = &[
     counter("rocketmq_messages_in_total", "Messages stored.", |p| p.figures.messages_in),
@@ -89,6 +99,9 @@ pub const METRICS: &[Metric] = &[
         &l.append
     }),
     histogram("ringmq_flush_seconds", "Time of one durable write or sync.", |l| &l.flush),
+    histogram("ringmq_index_write_seconds", "Time to write the index of one segment.", |l| {
+        &l.index
+    }),
     gauge("ringmq_log_appended_position", "End of the log in memory.", |p| p.figures.appended),
     gauge("ringmq_log_written_position", "End of the log that the device took.", |p| {
         p.figures.written
@@ -130,6 +143,10 @@ pub const METRICS: &[Metric] = &[
         help: "1 when the shard stopped writing after a disk error.",
         source: Source::Failed,
     },
+    total("ringmq_transfer_bytes_total", "Bytes sent from file to socket.", |s| &s.transferred),
+    total("ringmq_segments_recycled_total", "Retired segments that became new ones.", |s| {
+        &s.recycled
+    }),
     broker("ringmq_connections", "Connections open.", Shared::connection_count),
     broker("ringmq_ready", "1 when the broker serves.", |s| i64::from(s.unready().is_none())),
     broker("ringmq_namesrv_links", "Name servers at which it is registered.", Shared::link_count),
@@ -207,6 +224,10 @@ impl Collector for Figures {
             let mut out = encoder.encode_descriptor(name, metric.help, None, kind)?;
             match metric.source {
                 Source::Broker(value) => out.encode_gauge(&value(&self.0))?,
+                Source::Total(value) => {
+                    let value = value(&self.0).load(Ordering::Relaxed);
+                    out.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+                }
                 Source::Build => out.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?,
                 Source::Failed => {
                     for (shard, failed) in failed.iter().enumerate() {

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use ringmq_core::Figures;
 use ringmq_core::route::{TopicChange, TopicRoutes};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -18,6 +18,8 @@ pub struct Latency {
     pub append: Histogram<u64>,
     /// Of one durable write or sync.
     pub flush: Histogram<u64>,
+    /// Of encoding and writing the index of one segment.
+    pub index: Histogram<u64>,
 }
 
 impl Default for Latency {
@@ -26,7 +28,7 @@ impl Default for Latency {
         let histogram = || {
             Histogram::new_with_bounds(1_000, 60_000_000_000, 2).expect("the bounds are in order")
         };
-        Latency { append: histogram(), flush: histogram() }
+        Latency { append: histogram(), flush: histogram(), index: histogram() }
     }
 }
 
@@ -60,6 +62,10 @@ pub struct Shared {
     ready: AtomicBool,
     connections: AtomicI64,
     links: AtomicI64,
+    /// Bytes that went from file to socket.
+    pub(crate) transferred: AtomicU64,
+    /// Retired segments that became new ones.
+    pub(crate) recycled: AtomicU64,
     outgoing: Mutex<Outgoing>,
     pub(crate) changed: Notify,
 }
@@ -72,6 +78,8 @@ impl Shared {
             ready: AtomicBool::new(false),
             connections: AtomicI64::new(0),
             links: AtomicI64::new(0),
+            transferred: AtomicU64::new(0),
+            recycled: AtomicU64::new(0),
             outgoing: Mutex::default(),
             changed: Notify::new(),
         }
@@ -85,6 +93,7 @@ impl Shared {
         slot.figures = figures;
         copy(&latency.append, &mut slot.latency.append);
         copy(&latency.flush, &mut slot.latency.flush);
+        copy(&latency.index, &mut slot.latency.index);
     }
 
     /// A topic was made, changed or deleted: the name servers are to learn of it.

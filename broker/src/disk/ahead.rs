@@ -103,6 +103,12 @@ impl Ahead {
         let start = if zeroed < end + GAP_BYTES / 2 { end + GAP_BYTES } else { zeroed };
         let start = start.next_multiple_of(4096);
         let segment = segments.at(start)?;
+        if segment.is_recycled {
+            // Its blocks were written before.
+            self.zeroed.set(segment.end());
+            drop(segment);
+            return self.next(segments);
+        }
         let stop = (start + CHUNK_BYTES).min(segment.end());
         (start + CHUNK_BYTES <= target).then_some(start..stop)
     }

@@ -1,11 +1,17 @@
 //! The log's files before the shard serves: plain blocking calls on the shard's own thread.
 //!
-//! Invariant: nothing else has the files open; the page cache that this leaves is dropped by the kernel
-//! where O_DIRECT writes follow.
+//! Invariants:
+//! - nothing else has the files open; the page cache that this leaves is dropped by the kernel where
+//!   O_DIRECT writes follow;
+//! - a file bears its name only when it is whole: what a crash leaves half made ends with `.new` and is
+//!   removed at start.
 
-use super::segment::{base_of, failed, file_name};
+use super::segment::{
+    SPARES_MAX, base_of, failed, file_name, index_name, spare_base_of, spare_name,
+};
 use ringmq_core::{DiskError, LogFiles, SegmentFile};
 use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,14 +28,16 @@ const LANDING_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct RecoveryFiles {
     folder: PathBuf,
     segments: Vec<SegmentFile>,
+    spares: Vec<SegmentFile>,
     open: Option<(SegmentFile, File)>,
+    open_index: Option<(u64, File)>,
 }
 
 impl RecoveryFiles {
     /// Lists the segments of a folder and removes what a crash left half made.
     pub(crate) fn open(folder: PathBuf) -> Result<RecoveryFiles, DiskError> {
-        let list = || -> std::io::Result<Vec<SegmentFile>> {
-            let mut segments = Vec::new();
+        let list = || -> std::io::Result<(Vec<SegmentFile>, Vec<SegmentFile>)> {
+            let (mut segments, mut spares) = (Vec::new(), Vec::new());
             for entry in fs::read_dir(&folder)? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
@@ -37,16 +45,33 @@ impl RecoveryFiles {
                     fs::remove_file(entry.path())?;
                 } else if let Some(base) = base_of(&name) {
                     segments.push(SegmentFile { base, bytes: entry.metadata()?.len() });
+                } else if let Some(base) = spare_base_of(&name) {
+                    spares.push(SegmentFile { base, bytes: entry.metadata()?.len() });
                 }
             }
             segments.sort_by_key(|segment| segment.base);
-            Ok(segments)
+            Ok((segments, spares))
         };
-        let segments = list().map_err(|e| failed(format!("list {}", folder.display()), e))?;
+        let (segments, spares) =
+            list().map_err(|e| failed(format!("list {}", folder.display()), e))?;
         for segment in &segments {
             await_landing(&folder.join(file_name(segment.base)))?;
         }
-        Ok(RecoveryFiles { folder, segments, open: None })
+        Ok(RecoveryFiles { folder, segments, spares, open: None, open_index: None })
+    }
+
+    /// Retired segments that can become new ones of this length; removes the others.
+    pub(crate) fn keep_spares(&mut self, bytes: u64) -> Result<Vec<SegmentFile>, DiskError> {
+        let mut kept = Vec::new();
+        for spare in self.spares.drain(..) {
+            if spare.bytes == bytes && kept.len() < SPARES_MAX {
+                kept.push(spare);
+                continue;
+            }
+            let path = self.folder.join(spare_name(spare.base));
+            fs::remove_file(&path).map_err(|e| failed(format!("remove {}", path.display()), e))?;
+        }
+        Ok(kept)
     }
 
     /// What is there.
@@ -70,6 +95,20 @@ impl RecoveryFiles {
         let (_, file) = self.open.as_ref().expect("opened above");
         Ok((file, position - segment.base))
     }
+}
+
+/// Writes the index of a segment in place of what is there: whole and durable before it has its name.
+pub(super) fn write_index(folder: &Path, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    let path = folder.join(index_name(base));
+    let new = folder.join(format!("{}.new", index_name(base)));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(&new, &path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| failed(format!("write {}", path.display()), error))
 }
 
 /// Waits until no write of an earlier process is under way in a file: each holds a shared lock until it
@@ -116,16 +155,31 @@ impl LogFiles for RecoveryFiles {
         write().map_err(|e| failed(format!("wipe {bytes} bytes at position {position}"), e))
     }
 
-    fn index_bytes(&mut self, _base: u64) -> Result<Option<u64>, DiskError> {
-        Ok(None)
+    fn index_bytes(&mut self, base: u64) -> Result<Option<u64>, DiskError> {
+        let path = self.folder.join(index_name(base));
+        match fs::metadata(&path) {
+            Ok(found) => Ok(Some(found.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(format!("look at {}", path.display()), error)),
+        }
     }
 
-    fn read_index(&mut self, _base: u64, _at: u64, _out: &mut [u8]) -> Result<(), DiskError> {
-        Ok(())
+    fn read_index(&mut self, base: u64, at: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        let path = self.folder.join(index_name(base));
+        let operation = format!("read {} bytes at {at} of {}", out.len(), path.display());
+        let mut read = || -> std::io::Result<()> {
+            if self.open_index.as_ref().is_none_or(|(open, _)| *open != base) {
+                self.open_index = Some((base, File::open(&path)?));
+            }
+            let (_, file) = self.open_index.as_ref().expect("opened above");
+            file.read_exact_at(out, at)
+        };
+        read().map_err(|error| failed(operation, error))
     }
 
-    fn write_index(&mut self, _base: u64, _bytes: &[u8]) -> Result<(), DiskError> {
-        Ok(())
+    fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.open_index = None;
+        write_index(&self.folder, base, bytes)
     }
 
     fn sync(&mut self) -> Result<(), DiskError> {
@@ -163,6 +217,40 @@ mod tests {
         assert!(files.read(8150, &mut out).is_err(), "across two segments");
         assert!(files.read(1 << 20, &mut out).is_err());
         files.sync().unwrap();
+    }
+
+    #[test]
+    fn an_index_is_replaced_whole_and_is_no_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(file_name(0)), vec![0; 4096]).unwrap();
+        fs::write(dir.path().join("00000000000000000000.index.new"), b"half").unwrap();
+        let mut files = RecoveryFiles::open(dir.path().to_owned()).unwrap();
+        assert_eq!(files.index_bytes(0), Ok(None));
+        let mut out = [0; 3];
+        assert!(files.read_index(0, 0, &mut out).is_err());
+        for with in [1u8, 2] {
+            files.write_index(0, &vec![with; 4096 * usize::from(with)]).unwrap();
+            assert_eq!(files.index_bytes(0), Ok(Some(4096 * u64::from(with))));
+            files.read_index(0, 4000, &mut out).unwrap();
+            assert_eq!(out, [with; 3]);
+        }
+        assert!(files.read_index(0, 8190, &mut out).is_err(), "past the end");
+        let files = RecoveryFiles::open(dir.path().to_owned()).unwrap();
+        assert_eq!(files.list(), [SegmentFile { base: 0, bytes: 4096 }]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn spares_of_the_wanted_length_are_kept_up_to_their_number() {
+        let dir = tempfile::tempdir().unwrap();
+        for (base, bytes) in [(0, 4096), (4096, 8192), (8192, 4096), (12_288, 4096)] {
+            fs::write(dir.path().join(spare_name(base)), vec![0; bytes]).unwrap();
+        }
+        let mut files = RecoveryFiles::open(dir.path().to_owned()).unwrap();
+        assert_eq!(files.list(), []);
+        let kept = files.keep_spares(4096).unwrap();
+        assert!(kept.len() == SPARES_MAX && kept.iter().all(|spare| spare.bytes == 4096));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), SPARES_MAX);
     }
 
     #[test]

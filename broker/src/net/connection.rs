@@ -3,10 +3,13 @@
 //! Invariants:
 //! - one task reads; whoever has answers pushes them, the end of the turn sends them in one system call;
 //! - a socket that takes no more is left to one task that waits for it;
+//! - one whose next bytes are a file's is lent to a transfer thread: nobody sends until it is back;
 //! - deadlines are looked at once a second for all connections, not by a timer each.
 
-use super::output::Output;
+use super::output::{FileRange, Output};
+use super::partial::{KEPT_BYTES, Partial};
 use crate::disk::memory::LogBlock;
+use crate::disk::segment::InUse;
 use crate::shard::core::Core;
 use crate::sys;
 use futures_util::io::{AsyncRead, AsyncWrite};
@@ -20,6 +23,7 @@ use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -29,36 +33,12 @@ use crate::shard::signal::Waiters;
 
 /// A refused connection may be written to for so long before it is cut: the client is to read why.
 const LINGER: Duration = Duration::from_secs(2);
-/// Memory for unfinished frames that a quiet connection keeps.
-const KEPT_BYTES: usize = 4 << 10;
-
-/// An unfinished frame.
-#[derive(Debug, Default)]
-pub(crate) struct Partial {
-    /// The first `filled` bytes count.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) filled: usize,
-    pub(crate) since: Option<Instant>,
-}
-
-impl Partial {
-    /// Keeps the beginning of a frame.
-    pub(crate) fn keep(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return self.clear();
-        }
-        if self.bytes.len() < bytes.len() {
-            self.bytes.resize(bytes.len(), 0);
-        }
-        self.bytes[..bytes.len()].copy_from_slice(bytes);
-        self.filled = bytes.len();
-        self.since = Some(Instant::now());
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.filled = 0;
-        self.since = None;
-    }
+/// How far sending came.
+enum Sent {
+    All,
+    Blocked,
+    /// A range of a file is next.
+    UpToFile,
 }
 
 /// See the module.
@@ -75,7 +55,10 @@ pub(crate) struct Connection {
     pub(crate) partial: RefCell<Partial>,
     pub(crate) is_to_flush: Cell<bool>,
     output: RefCell<Output>,
+    /// The socket is left to `drain`, or lent.
     is_blocked: Cell<bool>,
+    is_lent: Cell<bool>,
+    was_lent: Cell<bool>,
     is_dead: Cell<bool>,
     refused: Cell<Option<Instant>>,
     in_flight: Cell<usize>,
@@ -102,6 +85,8 @@ impl Connection {
             is_to_flush: Cell::new(false),
             output: RefCell::default(),
             is_blocked: Cell::new(false),
+            is_lent: Cell::new(false),
+            was_lent: Cell::new(false),
             is_dead: Cell::new(false),
             refused: Cell::new(None),
             in_flight: Cell::new(0),
@@ -182,14 +167,76 @@ impl Connection {
         if self.is_dead.get() {
             return;
         }
-        let mut output = self.output.borrow_mut();
-        if output.bytes() == 0 {
-            self.progress.set(Instant::now());
-        }
+        let mut output = self.begin_push();
         output.push(head);
         for slice in slices {
             output.push_slice(slice);
         }
+    }
+
+    /// Adds a frame whose run is a range of a segment's file; `slot` says whose, in the core's slots.
+    pub(crate) fn push_file(
+        &self,
+        head: &[u8],
+        segment: InUse,
+        position: u64,
+        bytes: usize,
+        slot: usize,
+    ) {
+        if self.is_dead.get() {
+            return;
+        }
+        let mut output = self.begin_push();
+        output.push(head);
+        output.push_file(FileRange { segment: Rc::new(segment), position, bytes, slot });
+    }
+
+    fn begin_push(&self) -> std::cell::RefMut<'_, Output> {
+        let output = self.output.borrow_mut();
+        if output.bytes() == 0 {
+            self.progress.set(Instant::now());
+        }
+        output
+    }
+
+    /// The first bytes of the range of a file that is to be sent next.
+    pub(crate) fn front_file(&self, most: usize) -> Option<FileRange> {
+        let front = self.output.borrow().front_file().cloned()?;
+        Some(FileRange { bytes: front.bytes.min(most), ..front })
+    }
+
+    /// The socket for a transfer thread.
+    pub(crate) fn lent_socket(&self) -> io::Result<OwnedFd> {
+        let socket = self.duplicate()?;
+        if !self.was_lent.replace(true) {
+            // Shared with the core's descriptor, which does not mind: glommio asks for readiness,
+            // then receives and sends with MSG_DONTWAIT.
+            rustix::io::ioctl_fionbio(&socket, true)?;
+        }
+        Ok(socket)
+    }
+
+    fn lend(self: &Rc<Self>, core: &Rc<Core>) {
+        self.is_blocked.set(true);
+        self.is_lent.set(true);
+        super::loans::lend(core, Rc::clone(self));
+    }
+
+    /// A transfer thread gave the socket back.
+    pub(crate) fn came_back(self: &Rc<Self>, core: &Rc<Core>, sent: usize, may_go_on: bool) {
+        self.is_lent.set(false);
+        if !may_go_on {
+            self.kill();
+        }
+        if self.is_dead.get() {
+            return self.output.borrow_mut().clear();
+        }
+        self.output.borrow_mut().sent(sent);
+        self.is_blocked.set(false);
+        self.active.set(Instant::now());
+        self.progress.set(Instant::now());
+        self.room.wake();
+        core.to_flush(Rc::clone(self));
     }
 
     /// Sends as much as the socket takes now.
@@ -203,8 +250,9 @@ impl Connection {
             return;
         }
         match self.send() {
-            Ok(true) => self.sent_some(),
-            Ok(false) => {
+            Ok(Sent::All) => self.sent_some(),
+            Ok(Sent::UpToFile) => self.lend(core),
+            Ok(Sent::Blocked) => {
                 self.is_blocked.set(true);
                 let (connection, core_of) = (Rc::clone(self), Rc::clone(core));
                 core.tasks.spawn(async move { connection.drain(&core_of).await });
@@ -213,14 +261,18 @@ impl Connection {
         }
     }
 
-    /// Sends until nothing is left (true) or the socket takes no more (false).
-    fn send(&self) -> io::Result<bool> {
+    /// Sends until nothing is left, the socket takes no more, or a file is next.
+    fn send(&self) -> io::Result<Sent> {
         let stream = self.stream.borrow();
         let mut output = self.output.borrow_mut();
         while output.bytes() > 0 {
             let mut ranges: Vec<IoSlice<'_>> = Vec::with_capacity(8);
-            output.ranges(&mut ranges);
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let file_follows = output.ranges(&mut ranges);
+            if ranges.is_empty() {
+                return Ok(Sent::UpToFile);
+            }
+            let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            flags.set(SendFlags::MORE, file_follows);
             let mut control = SendAncillaryBuffer::default();
             let sent = match &ranges[..] {
                 [one] => rustix::net::send(sys::descriptor(&stream), one, flags),
@@ -232,12 +284,12 @@ impl Connection {
                     output.sent(bytes);
                     self.active.set(Instant::now());
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Sent::Blocked),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(true)
+        Ok(Sent::All)
     }
 
     fn sent_some(&self) {
@@ -272,13 +324,17 @@ impl Connection {
                 break;
             }
             match self.send() {
-                Ok(true) => {
+                Ok(Sent::UpToFile) => {
+                    self.progress.set(Instant::now());
+                    return self.lend(core);
+                }
+                Ok(Sent::All) => {
                     self.is_blocked.set(false);
                     self.sent_some();
                     core.to_flush(self);
                     return;
                 }
-                Ok(false) => {}
+                Ok(Sent::Blocked) => {}
                 Err(_) => self.kill(),
             }
         }
@@ -308,7 +364,7 @@ impl Connection {
     }
 
     /// A second descriptor of the same socket, for another core.
-    pub(crate) fn duplicate(&self) -> io::Result<std::os::fd::OwnedFd> {
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(sys::descriptor(&self.stream.borrow()), 3)?)
     }
 
@@ -322,7 +378,9 @@ impl Connection {
         if self.shard.get().is_none() && past(self.opened, config.handshake_timeout) {
             return Some("no Hello came in time");
         }
-        if self.output.borrow().bytes() > 0 && past(self.progress.get(), config.send_timeout) {
+        // While it is lent, the transfer thread looks whether it takes anything.
+        let waits = self.output.borrow().bytes() > 0 && !self.is_lent.get();
+        if waits && past(self.progress.get(), config.send_timeout) {
             return Some("it does not take its answers");
         }
         // A reader that was made to wait is not the client's delay.

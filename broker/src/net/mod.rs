@@ -7,5 +7,8 @@
 pub(crate) mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod listen;
+pub(crate) mod loans;
 pub(crate) mod output;
+pub(crate) mod partial;
 pub(crate) mod serve;
+pub(crate) mod transfer;

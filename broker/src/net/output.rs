@@ -2,14 +2,17 @@
 //!
 //! Invariants:
 //! - bytes leave in the order in which they were pushed;
+//! - a range of a file is never sent from here: it is lent out when it has come to the front;
 //! - large ranges of log blocks are sent from where they lie; small ones are copied, because a reference
 //!   count and an entry in a system call's list cost more than 16 KiB of copying.
 
 use crate::disk::memory::LogBlock;
+use crate::disk::segment::InUse;
 use crate::shard::core::bytes_of;
 use ringmq_core::Slice;
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::rc::Rc;
 
 /// Ranges from this length on are not copied.
 const SHARED_BYTES_MIN: usize = 16 << 10;
@@ -20,11 +23,22 @@ const RANGES_MAX: usize = 64;
 /// Memory for copied bytes that an idle connection keeps.
 const KEPT_BYTES: usize = 16 << 10;
 
+/// A range of the log in one segment.
+#[derive(Debug, Clone)]
+pub(crate) struct FileRange {
+    pub(crate) segment: Rc<InUse>,
+    pub(crate) position: u64,
+    pub(crate) bytes: usize,
+    /// Whose segment it is, in the core's slots.
+    pub(crate) slot: usize,
+}
+
 #[derive(Debug)]
 enum Piece {
     /// So many bytes of `copied`.
     Copied(usize),
     Shared(Slice<LogBlock>),
+    File(FileRange),
 }
 
 impl Piece {
@@ -32,6 +46,7 @@ impl Piece {
         match self {
             Piece::Copied(bytes) => *bytes,
             Piece::Shared(slice) => slice.range.len(),
+            Piece::File(file) => file.bytes,
         }
     }
 }
@@ -73,12 +88,29 @@ impl Output {
             return self.push(bytes_of(slice));
         }
         self.bytes += slice.range.len();
-        let slice = Slice { block: std::rc::Rc::clone(&slice.block), range: slice.range.clone() };
+        let slice = Slice { block: Rc::clone(&slice.block), range: slice.range.clone() };
         self.pieces.push_back(Piece::Shared(slice));
     }
 
-    /// What is to be sent first, for one system call.
-    pub(crate) fn ranges<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
+    /// Adds a range of a file.
+    pub(crate) fn push_file(&mut self, file: FileRange) {
+        if file.bytes > 0 {
+            self.bytes += file.bytes;
+            self.pieces.push_back(Piece::File(file));
+        }
+    }
+
+    /// The range of a file that is to be sent first, if it is one.
+    pub(crate) fn front_file(&self) -> Option<&FileRange> {
+        match self.pieces.front() {
+            Some(Piece::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// What is to be sent first, for one system call, up to a range of a file. Returns whether such a
+    /// range follows.
+    pub(crate) fn ranges<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) -> bool {
         let mut copied = &self.copied[self.copied_sent..];
         for piece in self.pieces.iter().take(RANGES_MAX) {
             match piece {
@@ -88,14 +120,16 @@ impl Output {
                     copied = later;
                 }
                 Piece::Shared(slice) => into.push(IoSlice::new(bytes_of(slice))),
+                Piece::File(_) => return true,
             }
         }
+        false
     }
 
-    /// The bytes to be sent first.
+    /// The bytes to be sent first; none when they are a file's.
     pub(crate) fn first(&self) -> &[u8] {
         match self.pieces.front() {
-            None => &[],
+            None | Some(Piece::File(_)) => &[],
             Some(Piece::Copied(length)) => &self.copied[self.copied_sent..][..*length],
             Some(Piece::Shared(slice)) => bytes_of(slice),
         }
@@ -113,6 +147,10 @@ impl Output {
                     self.copied_sent += part;
                 }
                 Piece::Shared(slice) => slice.range.start += part as u32,
+                Piece::File(file) => {
+                    file.position += part as u64;
+                    file.bytes -= part;
+                }
             }
             if piece.len() == 0 {
                 self.pieces.pop_front();
@@ -140,8 +178,8 @@ impl Output {
 mod tests {
     use super::*;
     use crate::disk::memory::BlockMemory;
-    use ringmq_core::{Block, Memory};
-    use std::rc::Rc;
+    use crate::disk::segment::Segments;
+    use ringmq_core::{Block, Memory, SegmentFile};
 
     #[test]
     fn bytes_leave_in_order_however_they_are_cut() {
@@ -175,5 +213,31 @@ mod tests {
                 assert!(output.first().is_empty() && output.copied.is_empty());
             }
         });
+    }
+
+    #[test]
+    fn a_file_waits_for_what_is_before_it_and_holds_up_what_is_behind() {
+        let segment = SegmentFile { base: 4096, bytes: 8192 };
+        let segments = Segments::new("unused".into(), &[segment], Vec::new());
+        let segment = Rc::new(segments.at(5000).unwrap());
+        let mut output = Output::default();
+        output.push(b"head");
+        let file = FileRange { segment: Rc::clone(&segment), position: 5000, bytes: 100, slot: 0 };
+        output.push_file(file);
+        output.push(b"later");
+        assert_eq!(output.bytes(), 109);
+        let mut ranges = Vec::new();
+        assert!(output.ranges(&mut ranges) && ranges.len() == 1 && &ranges[0][..] == b"head");
+        drop(ranges);
+        assert!(output.front_file().is_none());
+        output.sent(4);
+        let front = output.front_file().map(|file| (file.position, file.bytes));
+        assert!(front == Some((5000, 100)) && output.first().is_empty());
+        assert!(output.ranges(&mut Vec::new()));
+        output.sent(60);
+        assert_eq!(output.front_file().map(|file| (file.position, file.bytes)), Some((5060, 40)));
+        output.sent(40);
+        assert!(output.front_file().is_none() && output.first() == b"later");
+        assert_eq!((output.bytes(), Rc::strong_count(&segment)), (5, 1));
     }
 }

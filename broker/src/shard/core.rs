@@ -5,6 +5,7 @@
 //! - actions are carried out in order, before the outbox is used again;
 //! - no `RefCell` is borrowed across an `await`.
 
+use super::deadline::Deadlines;
 use super::mesh::Parcel;
 use super::signal::{Signal, Tasks, Waiters};
 use super::state::BrokerState;
@@ -12,6 +13,7 @@ use crate::control::Latency;
 use crate::disk::Disk;
 use crate::disk::memory::{BlockMemory, LogBlock};
 use crate::net::connection::{Connection, Connections};
+use crate::net::loans::{self, Loans};
 use ringmq_core::peer::PeerMessage;
 use ringmq_core::{Action, Block, ConnectionId, Input, Now, Outbox, Shard, Slice};
 use ringmq_schema::build::FrameBuilder;
@@ -20,12 +22,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Bytes received at once, for all connections of the core.
 pub(crate) const RECEIVE_BYTES: usize = 256 << 10;
 /// The core's number stands in the highest bits of a connection's.
-const CORE_SHIFT: u32 = 48;
+pub(super) const CORE_SHIFT: u32 = 48;
 
 /// A shard and what belongs to it.
 pub(crate) struct Slot {
@@ -33,6 +34,7 @@ pub(crate) struct Slot {
     pub(crate) shard: RefCell<Shard<BlockMemory>>,
     pub(crate) disk: Rc<Disk>,
     pub(crate) latency: RefCell<Latency>,
+    pub(crate) deadlines: Deadlines,
     outbox: RefCell<Outbox<LogBlock>>,
     has_requests: Cell<bool>,
     pub(crate) was_ready: Cell<bool>,
@@ -51,6 +53,7 @@ impl Slot {
             shard: RefCell::new(shard),
             disk,
             latency: RefCell::new(Latency::default()),
+            deadlines: Deadlines::default(),
             outbox: RefCell::new(outbox),
             has_requests: Cell::new(false),
             was_ready: Cell::new(false),
@@ -65,6 +68,7 @@ pub(crate) struct Core {
     pub(crate) state: Arc<BrokerState>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) connections: Connections,
+    pub(crate) loans: Loans,
     /// Where every `recv` of the core goes: only unfinished frames are kept per connection.
     pub(crate) receive: RefCell<Vec<u8>>,
     pub(crate) frames: RefCell<FrameBuilder>,
@@ -93,6 +97,7 @@ impl Core {
             state,
             slots,
             connections: Connections::new((id as u64) << CORE_SHIFT),
+            loans: Loans::default(),
             receive: RefCell::new(vec![0; RECEIVE_BYTES]),
             frames: RefCell::default(),
             scratch: RefCell::default(),
@@ -181,25 +186,17 @@ impl Core {
                     self.write(at, write, position, block, durable);
                 }
                 Action::Sync { sync, from, to } => self.sync(at, sync, from, to),
-                Action::MakeSegment { base, bytes } => {
-                    let core = Rc::clone(self);
-                    self.tasks.spawn(async move {
-                        let result = core.slots[at].disk.make_segment(base, bytes).await;
-                        core.complete(at, Input::SegmentReady { base, result });
-                    });
+                Action::MakeSegment { base, bytes } => self.make_segment(at, base, bytes),
+                Action::Read { read, position, bytes } => self.read(at, read, position, bytes),
+                Action::WriteIndex { rows } => self.write_index(at, rows),
+                Action::ReadIndex { read, base, at: from, bytes } => {
+                    self.read_index(at, read, base, from, bytes);
                 }
-                Action::Read { read, position, bytes } => {
-                    let core = Rc::clone(self);
-                    self.tasks.spawn(async move {
-                        let result = core.slots[at].disk.read(position, bytes as usize).await;
-                        core.complete(at, Input::Read { read, result: result.map(Rc::new) });
-                    });
+                Action::Retire { base } => self.retire(at, base),
+                Action::Punch { position, bytes } => self.punch(at, position, bytes),
+                Action::Transfer { connection, head, position, bytes } => {
+                    self.transfer(at, connection, &heads[head], position, bytes);
                 }
-                Action::WriteIndex { .. }
-                | Action::ReadIndex { .. }
-                | Action::Retire { .. }
-                | Action::Punch { .. }
-                | Action::Transfer { .. } => unreachable!("not asked for yet"),
                 Action::Answer { connection, head, slices: range } => {
                     self.answer(slot, connection, &heads[head], &slices[range]);
                 }
@@ -220,47 +217,6 @@ impl Core {
             }
         }
         out.clear();
-    }
-
-    fn write(
-        self: &Rc<Self>,
-        at: usize,
-        write: u64,
-        position: u64,
-        block: Rc<LogBlock>,
-        durable: bool,
-    ) {
-        self.slots[at].disk.announce(position, block.bytes().len());
-        let core = Rc::clone(self);
-        self.tasks.spawn(async move {
-            let begun = Instant::now();
-            let result = core.slots[at].disk.write(position, &block, durable).await;
-            if durable {
-                core.flush_took(at, begun);
-            }
-            core.complete(at, Input::Written { write, result });
-        });
-    }
-
-    fn sync(self: &Rc<Self>, at: usize, sync: u64, from: u64, to: u64) {
-        let core = Rc::clone(self);
-        self.tasks.spawn(async move {
-            let begun = Instant::now();
-            let result = core.slots[at].disk.sync(from, to).await;
-            core.flush_took(at, begun);
-            core.complete(at, Input::Synced { sync, result });
-        });
-    }
-
-    fn flush_took(&self, at: usize, begun: Instant) {
-        let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.slots[at].latency.borrow_mut().flush.saturating_record(nanos);
-    }
-
-    /// A device operation ended.
-    fn complete(self: &Rc<Self>, at: usize, input: Input<'_, LogBlock>) {
-        self.drive(at, self.state.now(), input);
-        self.turn.set();
     }
 
     fn answer(
@@ -315,6 +271,13 @@ impl Core {
                 self.to_flush(connection);
             }
             Parcel::Closed { connection } => self.closed(now, connection),
+            Parcel::Cut { connection } => {
+                if let Some(connection) = self.connections.find(connection) {
+                    connection.kill();
+                }
+            }
+            Parcel::Beside { shard, done } => self.beside_done(shard, done),
+            Parcel::Returned(back) => loans::returned(self, back),
             Parcel::Peer { from, to, message } => {
                 if let Some(at) = self.slot_of(to) {
                     self.drive(at, now, Input::Peer { from, message });

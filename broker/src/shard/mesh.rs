@@ -1,4 +1,4 @@
-//! What cores send each other.
+//! What cores send each other, and what the threads beside them send them.
 //!
 //! Invariants:
 //! - what one core sends another arrives in order, exactly once, while both run;
@@ -12,6 +12,8 @@
 //! it at the same moment were seen to wait for each other for ever.
 
 use super::core::Core;
+use crate::disk::beside::Done;
+use crate::net::transfer::Returned;
 use futures_util::io::AsyncReadExt;
 use ringmq_core::ConnectionId;
 use ringmq_core::peer::PeerMessage;
@@ -35,6 +37,12 @@ pub(crate) enum Parcel {
     Closed { connection: ConnectionId },
     /// From shard to shard.
     Peer { from: u16, to: u16, message: PeerMessage },
+    /// A connection there cannot have its answer: it is to be closed.
+    Cut { connection: ConnectionId },
+    /// From the thread that does what would block a core.
+    Beside { shard: u16, done: Done },
+    /// From a transfer thread.
+    Returned(Returned),
 }
 
 /// The inboxes of all cores.
@@ -80,7 +88,7 @@ impl Mesh {
         let _ = (&self.inboxes[core].bell).write(&[1]);
     }
 
-    fn take(&self, core: usize) -> VecDeque<Parcel> {
+    pub(super) fn take(&self, core: usize) -> VecDeque<Parcel> {
         let mut parcels = self.inboxes[core].parcels.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *parcels)
     }

@@ -7,14 +7,16 @@
 //! - a panic on an executor ends the process.
 
 pub(crate) mod core;
+pub(crate) mod deadline;
+pub(crate) mod device;
 pub(crate) mod mesh;
 pub(crate) mod signal;
 pub(crate) mod state;
 pub(crate) mod tick;
 
-use crate::disk::Disk;
 use crate::disk::memory::BlockMemory;
 use crate::disk::recovery::RecoveryFiles;
+use crate::disk::{Disk, Limits};
 use crate::net;
 use anyhow::{Context, anyhow};
 use glommio::{LocalExecutorBuilder, Placement};
@@ -83,8 +85,8 @@ pub(crate) fn spawn(start: Start) -> anyhow::Result<JoinHandle<anyhow::Result<()
     thread.context("cannot start a thread")
 }
 
-/// The other executors would go on as if nothing had happened, with a shard missing.
-struct EndsProcessOnPanic(String);
+/// The other threads would go on as if nothing had happened, with a shard or a transfer missing.
+pub(crate) struct EndsProcessOnPanic(pub(crate) String);
 
 impl Drop for EndsProcessOnPanic {
     fn drop(&mut self) {
@@ -156,13 +158,13 @@ async fn open_shards(id: usize, state: &Arc<BrokerState>) -> anyhow::Result<Vec<
         let folder = state.data.shard_path(number);
         let config = state.config.shard(number, state.shards(), state.data.log_id(number));
         let mut files = RecoveryFiles::open(folder.clone())?;
-        let disk = Disk::new(
-            folder.clone(),
-            files.list(),
-            memory.clone(),
-            state.config.zero_ahead_bytes.0,
-            state.config.reads_in_flight,
-        );
+        let limits = Limits {
+            zero_ahead_bytes: state.config.zero_ahead_bytes.0,
+            reads_max: state.config.reads_in_flight,
+            segment_bytes: state.config.segment_bytes.0,
+        };
+        let spares = files.keep_spares(limits.segment_bytes)?;
+        let disk = Disk::new(folder.clone(), files.list(), spares, memory.clone(), limits);
         let mut out = Outbox::default();
         let shard = Shard::open(config, memory.clone(), &mut files, state.now(), &mut out)
             .with_context(|| format!("shard {number} in {} does not open", folder.display()))?;

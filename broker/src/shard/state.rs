@@ -5,12 +5,22 @@
 use crate::config::BrokerConfig;
 use crate::control;
 use crate::data_dir::DataDir;
+use crate::disk::beside::Job;
+use crate::net::transfer::Transfers;
 use crate::shard::mesh::Mesh;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ringmq_core::Now;
+
+/// The ways to the threads beside the cores, which answer by parcel.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    pub(crate) beside: Sender<Job>,
+    pub(crate) transfers: Transfers,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -22,6 +32,7 @@ pub(crate) struct BrokerState {
     pub(crate) instance: u64,
     pub(crate) control: Arc<control::Shared>,
     pub(crate) mesh: Mesh,
+    pub(crate) threads: Threads,
     started: Instant,
     stopping: AtomicBool,
     disk_has_room: AtomicBool,
@@ -38,6 +49,7 @@ impl BrokerState {
         instance: u64,
         control: Arc<control::Shared>,
         mesh: Mesh,
+        threads: Threads,
     ) -> BrokerState {
         BrokerState {
             config,
@@ -46,6 +58,7 @@ impl BrokerState {
             instance,
             control,
             mesh,
+            threads,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             disk_has_room: AtomicBool::new(true),

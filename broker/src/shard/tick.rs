@@ -86,8 +86,14 @@ pub(crate) async fn run(core: Rc<Core>) {
         let has_room = core.state.disk_has_room();
         if std::mem::replace(&mut had_room, has_room) != has_room {
             for at in 0..core.slots.len() {
+                if !has_room {
+                    core.drop_spares(at);
+                }
                 core.drive(at, now, Input::DiskHasRoom(has_room));
             }
+        }
+        for at in 0..core.slots.len() {
+            core.report_overdue(at);
         }
         look(&core);
         if is_second {
