@@ -7,7 +7,7 @@
 //!
 //! | section | row | sorted by |
 //! |---|---|---|
-//! | directory | a stretch of one queue without a gap: queue, first offset, rows, first entry | queue, first offset |
+//! | directory | a stretch of one queue without a gap: queue, first offset, entries, first entry, bytes, last time | queue, first offset |
 //! | topics | records, bytes and newest store time of one topic | topic |
 //! | entries | one message: place, row in `order`, bytes, tag hash, newest time so far | directory, offset |
 //! | order | one record: place, bytes, number in the directory or none | place |
@@ -16,14 +16,37 @@
 //! | fences | first hash of each page of `ids`, then of `keys` | |
 //! | filters | a Bloom filter over `ids`, then over `keys`, one page a probe | |
 //!
+//! Each section begins on a page of its own; fences and filters are two sections each. One content has one
+//! encoding, and so [`verify`] reads the rows and encodes them again.
+//!
 //! A *place* is a position counted from the segment's base in steps of 8 bytes.
 //!
 //! Invariants:
 //! - what an index says is what a scan of its segment says, up to `end`;
 //! - an index that is missing or damaged costs time, never an answer.
 
+mod cache;
+mod encode;
+mod error;
+mod filter;
+mod header;
+mod page;
+mod read;
+mod row;
+#[cfg(test)]
+mod samples;
+mod search;
+
 use crate::peer::QueueId;
 use std::sync::Arc;
+
+pub use cache::PageCache;
+pub use error::IndexError;
+pub use header::{Extent, Header, MAGIC, Spot, VERSION};
+pub use page::check_page;
+pub use read::{DirectoryReader, read_rows, verify};
+pub use row::{Fields, HashRow, Row, Section, Stretch, TopicRows, row, rows};
+pub use search::{Found, FoundTime, Lookup, Table, TimeSearch};
 
 /// Length of a page.
 pub const PAGE_BYTES: usize = 4096;
@@ -98,11 +121,4 @@ pub struct SegmentRows {
     pub ids: Vec<(u32, u32)>,
     /// CRC-32 of each key of each message (the first four that its header holds), and its place.
     pub keys: Vec<(u32, u32)>,
-}
-
-impl SegmentRows {
-    /// The index file.
-    pub fn encode(&self) -> Vec<u8> {
-        Vec::new()
-    }
 }

@@ -1,0 +1,189 @@
+//! From the rows of a segment to the bytes of its index.
+//!
+//! Invariants:
+//! - one content has one encoding: whatever order queues, ids and keys come in, the file is the same;
+//! - no row is left out, except stretches without an entry.
+
+use super::filter;
+use super::header::{Extent, Header};
+use super::page::PageWriter;
+use super::row::{HashRow, Row, Section, Stretch, TopicRows};
+use super::{NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows};
+use std::collections::BTreeMap;
+
+impl SegmentRows {
+    /// The index file.
+    pub fn encode(&self) -> Vec<u8> {
+        let directory = self.directory();
+        let ids = sorted(&self.ids);
+        let keys = sorted(&self.keys);
+        let (id_filter, key_filter) = (
+            filter::build(ids.iter().map(|row| row.hash)),
+            filter::build(keys.iter().map(|row| row.hash)),
+        );
+        let entries = || directory.iter().flat_map(|(_, queue)| queue.entries.iter());
+        let mut out = PageWriter::new(self.base, self.capacity());
+        out.close();
+        let rows = [
+            write(&mut out, directory.iter().map(|(stretch, _)| *stretch)),
+            write(&mut out, topics(&directory).into_values()),
+            write(&mut out, entries().flat_map(|chunk| chunk.iter().copied())),
+            write(&mut out, self.order_on_disk(&directory).into_iter()),
+            write(&mut out, ids.iter().copied()),
+            write(&mut out, keys.iter().copied()),
+            write(&mut out, fences(&ids)),
+            write(&mut out, fences(&keys)),
+            write_rooms(&mut out, &id_filter),
+            write_rooms(&mut out, &key_filter),
+        ];
+        let (sections, pages) = Header::lay_out(rows).expect("counted while it was written");
+        assert_eq!(pages, out.number(), "every page is laid out");
+        let header = self.header(&directory, sections, pages);
+        out.fill_first(&header.room());
+        out.bytes
+    }
+
+    fn header(
+        &self,
+        directory: &[(Stretch, &QueueRows)],
+        sections: [Extent; Section::ALL.len()],
+        pages: u32,
+    ) -> Header {
+        let first =
+            |queue: &QueueRows| queue.entries.iter().find_map(|chunk| chunk.first().copied());
+        let oldest = directory.iter().filter_map(|(_, queue)| first(queue)).map(|e| e.latest_ms);
+        Header {
+            log_id: self.log_id,
+            shard: self.shard,
+            base: self.base,
+            bytes: self.bytes,
+            end: self.end,
+            epoch: self.epoch,
+            oldest_ms: oldest.min().unwrap_or(0),
+            newest_ms: directory.iter().map(|(stretch, _)| stretch.last_ms).max().unwrap_or(0),
+            records: sections[Section::Order as usize].rows,
+            messages: sections[Section::Entries as usize].rows,
+            pages,
+            sections,
+        }
+    }
+
+    /// Stretches as they are numbered on disk.
+    fn directory(&self) -> Vec<(Stretch, &QueueRows)> {
+        let mut queues: Vec<&QueueRows> = self
+            .queues
+            .iter()
+            .filter(|queue| queue.entries.iter().any(|c| !c.is_empty()))
+            .collect();
+        queues.sort_by_key(|queue| (queue.id, queue.first_offset));
+        let mut next_entry = 0;
+        let mut directory = Vec::with_capacity(queues.len());
+        for queue in queues {
+            let count = queue.entries.iter().map(|chunk| chunk.len()).sum();
+            let entries = queue.entries.iter().flat_map(|chunk| chunk.iter());
+            let last = queue.entries.iter().rev().find_map(|chunk| chunk.last());
+            let stretch = Stretch {
+                id: queue.id,
+                first_offset: queue.first_offset,
+                count: count_of(count),
+                first_entry: count_of(next_entry),
+                bytes: entries.map(|entry| u64::from(entry.bytes)).sum(),
+                last_ms: last.map_or(0, |entry| entry.latest_ms),
+            };
+            next_entry += count;
+            directory.push((stretch, queue));
+        }
+        directory
+    }
+
+    /// The records with numbers of the directory in place of slots. A slot may have several stretches, so it
+    /// is the entry of a record that says which. What no entry speaks of belongs to no queue.
+    fn order_on_disk(&self, directory: &[(Stretch, &QueueRows)]) -> Vec<OrderRow> {
+        let mut order: Vec<OrderRow> =
+            self.order.iter().map(|row| OrderRow { queue: NO_QUEUE, ..*row }).collect();
+        for (number, (_, queue)) in directory.iter().enumerate() {
+            for entry in queue.entries.iter().flat_map(|chunk| chunk.iter()) {
+                let row = entry.row as usize;
+                assert_eq!(
+                    self.order[row].queue, queue.slot,
+                    "an entry names the row of its record"
+                );
+                assert_eq!(
+                    self.order[row].place, entry.place,
+                    "an entry lies where its record does"
+                );
+                order[row].queue = count_of(number);
+            }
+        }
+        order
+    }
+
+    /// Close to what the file comes to, so that it is not copied while it grows.
+    fn capacity(&self) -> usize {
+        let hashes = self.ids.len() + self.keys.len();
+        let rows = self.order.len() * (OrderRow::BYTES + super::Entry::BYTES)
+            + hashes * (HashRow::BYTES + 2)
+            + self.queues.len() * (Stretch::BYTES + TopicRows::BYTES);
+        rows + rows / 64 + PAGE_BYTES * Section::ALL.len()
+    }
+}
+
+fn count_of(rows: usize) -> u32 {
+    u32::try_from(rows).expect("a segment has fewer than 2^32 rows of a kind")
+}
+
+fn sorted(pairs: &[(u32, u32)]) -> Vec<HashRow> {
+    let mut rows: Vec<HashRow> =
+        pairs.iter().map(|(hash, place)| HashRow { hash: *hash, place: *place }).collect();
+    rows.sort_unstable_by_key(|row| u64::from(row.hash) << 32 | u64::from(row.place));
+    rows
+}
+
+fn topics(directory: &[(Stretch, &QueueRows)]) -> BTreeMap<u32, TopicRows> {
+    let mut topics = BTreeMap::new();
+    for (stretch, _) in directory {
+        let topic = stretch.id.topic;
+        let rows = topics.entry(topic).or_insert(TopicRows {
+            topic,
+            records: 0,
+            bytes: 0,
+            newest_ms: stretch.last_ms,
+        });
+        rows.records += stretch.count;
+        rows.bytes += stretch.bytes;
+        rows.newest_ms = rows.newest_ms.max(stretch.last_ms);
+    }
+    topics
+}
+
+/// First hash of each page.
+fn fences(rows: &[HashRow]) -> impl Iterator<Item = u32> {
+    rows.chunks(Section::Ids.per_page() as usize)
+        .filter_map(|page| page.first())
+        .map(|row| row.hash)
+}
+
+/// Writes a section from a fresh page on; answers how many rows it has.
+fn write<R: Row>(out: &mut PageWriter, rows: impl Iterator<Item = R>) -> u32 {
+    let per_page = ROOM_BYTES / R::BYTES;
+    let mut written = 0;
+    for row in rows {
+        if written > 0 && written % per_page == 0 {
+            out.close();
+        }
+        row.put(&mut out.bytes);
+        written += 1;
+    }
+    if written > 0 {
+        out.close();
+    }
+    count_of(written)
+}
+
+fn write_rooms(out: &mut PageWriter, rooms: &[[u8; ROOM_BYTES]]) -> u32 {
+    for room in rooms {
+        out.bytes.extend_from_slice(room);
+        out.close();
+    }
+    count_of(rooms.len())
+}
