@@ -8,7 +8,7 @@ use super::filter;
 use super::header::{Extent, Header};
 use super::page::PageWriter;
 use super::row::{HashRow, Row, Section, Stretch, TopicRows};
-use super::{NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows, StretchRow};
+use super::{NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows};
 use std::collections::BTreeMap;
 
 impl SegmentRows {
@@ -41,19 +41,6 @@ impl SegmentRows {
         let header = self.header(&directory, sections, pages);
         out.fill_first(&header.room());
         out.bytes
-    }
-
-    /// What the directory of the index says, as the shard keeps it.
-    pub fn stretches(&self) -> Box<[StretchRow]> {
-        let directory = self.directory();
-        let rows = directory.iter().zip(0..).map(|((stretch, queue), number)| StretchRow {
-            slot: queue.slot,
-            first_offset: stretch.first_offset,
-            count: stretch.count,
-            number,
-            first_entry: stretch.first_entry,
-        });
-        rows.collect()
     }
 
     fn header(
@@ -199,4 +186,80 @@ fn write_rooms(out: &mut PageWriter, rooms: &[[u8; ROOM_BYTES]]) -> u32 {
         out.close();
     }
     count_of(rooms.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{Shape, as_read, segment};
+    use super::super::{PAGE_BYTES, check_page, read_rows};
+    use super::*;
+    use std::sync::Arc;
+
+    const SHAPE: Shape = Shape { records: 9_000, queues: 50, gap_after: 70, keys: 30 };
+
+    #[test]
+    fn one_content_has_one_encoding() {
+        let rows = segment(21, SHAPE);
+        let file = rows.encode();
+        let mut other = rows.clone();
+        other.queues.reverse();
+        other.ids.reverse();
+        other.keys.reverse();
+        for queue in &mut other.queues {
+            let all = queue.entries.iter().flat_map(|chunk| chunk.iter().copied()).collect();
+            queue.entries = vec![Arc::new(Vec::new()), Arc::new(all)];
+        }
+        assert!(other.encode() == file);
+    }
+
+    #[test]
+    fn a_stretch_without_entries_is_left_out() {
+        let rows = segment(22, SHAPE);
+        let mut with = rows.clone();
+        for queue in 0..9 {
+            let id = crate::peer::QueueId { topic: 3, queue };
+            let entries = (0..queue % 3).map(|_| Arc::new(Vec::new())).collect();
+            with.queues.push(QueueRows { id, slot: 77, first_offset: 0, entries });
+        }
+        assert!(with.encode() == rows.encode());
+    }
+
+    #[test]
+    fn a_record_that_no_entry_speaks_of_belongs_to_no_queue() {
+        let mut rows = segment(23, SHAPE);
+        let gone = rows.queues.pop().unwrap();
+        let read = read_rows(&rows.encode()).unwrap();
+        assert!(read == as_read(&rows));
+        for entry in gone.entries.iter().flat_map(|chunk| chunk.iter()) {
+            assert_eq!(read.order[entry.row as usize].queue, NO_QUEUE);
+        }
+    }
+
+    #[test]
+    fn topics_are_the_sums_of_their_queues() {
+        let rows = segment(24, SHAPE);
+        let file = rows.encode();
+        let header = Header::of_file(&file).unwrap();
+        let page = header.topic_page(0).unwrap().page;
+        let begin = page as usize * PAGE_BYTES;
+        let room = check_page(rows.base, page, &file[begin..begin + PAGE_BYTES]).unwrap();
+        let topics: Vec<TopicRows> = header.rows_in(Section::Topics, page, room).collect();
+        assert_eq!(topics.iter().map(|t| t.topic).collect::<Vec<_>>(), (0..7).collect::<Vec<_>>());
+        for topic in topics {
+            let of_topic = rows.queues.iter().filter(|queue| queue.id.topic == topic.topic);
+            let entries: Vec<_> =
+                of_topic.flat_map(|queue| queue.entries.iter()).flat_map(|c| c.iter()).collect();
+            assert_eq!(topic.records as usize, entries.len());
+            assert_eq!(topic.bytes, entries.iter().map(|e| u64::from(e.bytes)).sum::<u64>());
+            assert_eq!(Some(topic.newest_ms), entries.iter().map(|e| e.latest_ms).max());
+        }
+    }
+
+    #[test]
+    fn an_index_is_small_and_its_memory_is_taken_once() {
+        let rows = segment(25, Shape { records: 100_000, queues: 10, gap_after: 0, keys: 0 });
+        let file = rows.encode();
+        assert!(file.len() < rows.ids.len() * 49, "{} for {}", file.len(), rows.ids.len());
+        assert!(file.len() <= rows.capacity(), "{} of {}", file.len(), rows.capacity());
+    }
 }

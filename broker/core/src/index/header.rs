@@ -13,7 +13,7 @@
 //!   damaged one.
 
 use super::page::check_page;
-use super::row::{Fields, Section};
+use super::row::{Fields, Row, Section, rows};
 use super::{IndexError, PAGE_BYTES, ROOM_BYTES};
 
 /// First bytes of an index.
@@ -158,6 +158,17 @@ impl Header {
         (extent.rows - before).min(section.per_page()) as usize
     }
 
+    /// Rows of a section on one page of the file, whose room this is.
+    pub fn rows_in<R: Row>(
+        &self,
+        section: Section,
+        page: u32,
+        room: &[u8],
+    ) -> impl Iterator<Item = R> {
+        debug_assert_eq!(R::BYTES, section.row_bytes());
+        rows(room, self.rows_on(section, page))
+    }
+
     /// Where a row lies; `None` when there are not as many.
     pub fn spot(&self, section: Section, row: u32) -> Option<Spot> {
         let extent = self.extent(section);
@@ -180,6 +191,11 @@ impl Header {
     /// Where a [`super::Stretch`] lies.
     pub fn directory_page(&self, number: u32) -> Option<Spot> {
         self.spot(Section::Directory, number)
+    }
+
+    /// Where a [`super::TopicRows`] lies.
+    pub fn topic_page(&self, number: u32) -> Option<Spot> {
+        self.spot(Section::Topics, number)
     }
 
     /// Lays the sections out by the rows they have.
@@ -257,18 +273,18 @@ impl Header {
         if laid_out != Some((self.sections, self.pages)) {
             return damaged("the sections do not follow each other");
         }
-        let rows = |section| self.extent(section).rows;
-        if rows(Section::Order) != self.records || rows(Section::Entries) != self.messages {
+        let count = |section| self.extent(section).rows;
+        if count(Section::Order) != self.records || count(Section::Entries) != self.messages {
             return damaged("the sections have other rows than there are records");
         }
         for (table, fences, filter) in [
             (Section::Ids, Section::IdFences, Section::IdFilter),
             (Section::Keys, Section::KeyFences, Section::KeyFilter),
         ] {
-            if rows(fences) != rows(table).div_ceil(table.per_page()) {
+            if count(fences) != count(table).div_ceil(table.per_page()) {
                 return damaged("not every page of hashes has its fence");
             }
-            if (rows(filter) == 0) != (rows(table) == 0) {
+            if (count(filter) == 0) != (count(table) == 0) {
                 return damaged("hashes without a filter");
             }
         }

@@ -7,7 +7,7 @@
 //!
 //! | section | row | sorted by |
 //! |---|---|---|
-//! | directory | a stretch of one queue without a gap: queue, first offset, entries, first entry, bytes, last time | queue, first offset |
+//! | directory | a stretch of one queue without a gap, see [`Stretch`] | queue, first offset |
 //! | topics | records, bytes and newest store time of one topic | topic |
 //! | entries | one message: place, row in `order`, bytes, tag hash, newest time so far | directory, offset |
 //! | order | one record: place, bytes, number in the directory or none | place |
