@@ -6,6 +6,7 @@ use desk::{Desk, Files, config, run};
 use ringmq_core::SegmentFile;
 use ringmq_core::offline::{Check, Event, Log, Report, Survey, Verdict, Walk};
 use ringmq_schema::produce::Flush;
+use ringmq_schema::record::{Kind, MAGIC, VERSION};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -192,6 +193,29 @@ fn a_garbled_or_cut_tail_is_torn() {
 }
 
 #[test]
+fn a_shard_goes_on_where_the_survey_says_that_the_log_ends() {
+    let whole = log();
+    let durable = survey(&whole, Some(LOG)).flushed;
+    let units = units(&whole);
+    for (position, bytes, _) in units.iter().filter(|(position, ..)| *position >= durable) {
+        for at in [8, 100, bytes - 1, bytes + 9_000] {
+            let mut disk = whole.clone();
+            flip(&mut disk, position + at);
+            let before = survey(&disk, Some(LOG));
+            assert!(!before.is_damaged(), "{:?}", before.losses);
+            let files = Files::default();
+            *files.0.borrow_mut() = disk;
+            drop(Desk::open(config(), files.clone()));
+            let disk = files.0.borrow().clone();
+            assert_eq!(survey(&disk, Some(LOG)).losses, [], "the torn tail is gone");
+            let next =
+                self::units(&disk).into_iter().find(|(position, ..)| *position >= before.end);
+            assert_eq!(next.map(|(position, ..)| position), Some(before.end));
+        }
+    }
+}
+
+#[test]
 fn units_of_another_log_do_not_count() {
     let disk = log();
     let report = survey(&disk, Some(Log { id: 78, shard: 0 }));
@@ -258,15 +282,23 @@ fn no_bytes_do_harm() {
 
 /// Makes some headers whole again after random changes: damage that checksums do not show.
 fn reseal(bytes: &mut [u8], random: &mut Random) {
-    use ringmq_schema::record::UnitHeader;
-    use ringmq_schema::zerocopy::IntoBytes as _;
     for block in bytes.chunks_mut(BLOCK as usize) {
-        if block.len() >= 64 && random.below(4) == 0 {
-            let length = random.next() as u32 >> random.below(32);
-            let (position, flushed) = (random.below(16) * BLOCK, random.next());
-            let epoch = random.below(4) as u32;
-            let header = UnitHeader::new(length, position, epoch, 0, flushed, LOG.id);
-            block[..64].copy_from_slice(header.as_bytes());
+        if block.len() < 64 || random.below(4) != 0 {
+            continue;
         }
+        block[..8].copy_from_slice(&[64, 0, 0, 0, MAGIC, VERSION, Kind::Unit as u8, 0]);
+        let length = random.next() as u32 >> random.below(32);
+        let length = if random.below(2) == 0 { length & !0xFFF } else { length };
+        block[12..16].copy_from_slice(&length.to_le_bytes());
+        block[16..24].copy_from_slice(&(random.below(16) * BLOCK).to_le_bytes());
+        block[24..28].copy_from_slice(&(random.below(4) as u32).to_le_bytes());
+        block[28..32].copy_from_slice(&LOG.shard.to_le_bytes());
+        let flushed = if random.below(2) == 0 { random.below(16) * BLOCK } else { random.next() };
+        block[32..40].copy_from_slice(&flushed.to_le_bytes());
+        block[40..48].copy_from_slice(&LOG.id.to_le_bytes());
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(&block[..8]);
+        checksum.update(&block[12..64]);
+        block[8..12].copy_from_slice(&checksum.finalize().to_le_bytes());
     }
 }

@@ -95,7 +95,11 @@ pub(super) fn run(args: &Dump, global: &Global) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(
-        format!("{interior} damaged places below the durable end {}", walk.flushed()),
+        format!(
+            "{} below the durable end {}",
+            scan::counted(interior, "damaged place"),
+            walk.flushed()
+        ),
         "`ringmq log verify` on the shard's folder says what is lost",
     ))
 }
@@ -123,7 +127,12 @@ impl<W: io::Write> Lines<W> {
             self.epoch = header.epoch.get();
         }
         let Some(line) = self.line(event) else { return ControlFlow::Continue(()) };
-        if line.position < self.from {
+        // Damage counts where it reaches, all else where it begins.
+        let before = match line.damage {
+            Some(_) => line.position + line.length_bytes <= self.from,
+            None => line.position < self.from,
+        };
+        if before {
             return ControlFlow::Continue(());
         }
         if self.left == 0 {

@@ -126,7 +126,7 @@ fn rows(scanned: &Scanned) -> Vec<SegmentRow> {
             state: match segment {
                 SegmentCount { sealed: true, .. } => "sealed",
                 SegmentCount { units: 0, .. } => "empty",
-                _ if segment.end == segment.base + segment.bytes => "full",
+                _ if segment.end - segment.base == segment.bytes => "full",
                 _ => "active",
             },
             padding_bytes: segment.padding_bytes,

@@ -148,10 +148,10 @@ pub(super) fn verdict(all: &[Scanned]) -> Result<(), Failure> {
     let interior = losses.filter(|loss| loss.verdict == Verdict::Interior).count();
     let mut parts = Vec::new();
     if interior > 0 {
-        parts.push(format!("{interior} damaged places below the durable end"));
+        parts.push(format!("{} below the durable end", counted(interior, "damaged place")));
     }
     if missing > 0 {
-        parts.push(format!("{missing} shard folders that should be there are missing"));
+        parts.push(format!("{} missing", counted(missing, "shard folder")));
     }
     if parts.is_empty() {
         return Ok(());
@@ -161,4 +161,9 @@ pub(super) fn verdict(all: &[Scanned]) -> Result<(), Failure> {
         "keep a copy of the directory before anything else; `ringmq log verify` says what is lost, \
          `ringmq log dump SEGMENT --from POSITION` shows what lies around a place",
     ))
+}
+
+/// `1 place`, `2 places`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -49,7 +49,7 @@ const SHARDS: &[Column<ShardRow>] = &[
     Column::text("STATE", |row: &ShardRow| match (row.missing, row.interior_damages) {
         (true, _) => "missing".to_owned(),
         (false, 0) => "ok".to_owned(),
-        (false, count) => format!("{count} damages"),
+        (false, count) => scan::counted(count as usize, "damage"),
     }),
 ];
 
