@@ -24,7 +24,7 @@ pub enum LogVerb {
 /// `log dump`.
 #[derive(Debug, Args)]
 pub struct Dump {
-    /// The segment: a file DIR/shard-NNNN/<position>.log
+    /// The segment: a file DIR/shard-NNNN/NUMBER.log
     pub segment: PathBuf,
     /// Begin at this position of the log
     #[arg(long, value_name = "POSITION", default_value_t = 0, hide_default_value = true)]
