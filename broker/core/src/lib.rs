@@ -11,6 +11,7 @@
 pub mod config;
 mod consume;
 mod log;
+pub mod offline;
 pub mod peer;
 mod queue;
 mod registry;
