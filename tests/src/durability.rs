@@ -173,8 +173,8 @@ fn send(
             in_flight.insert(id, batch);
         }
         let Ok(answer) = wire.receive() else { return };
-        // A disk that is gone refuses writes: as good as dead.
-        if answer.status == Status::ShardFailed {
+        // A disk that is gone refuses writes, and a broker that stops all requests: as good as dead.
+        if matches!(answer.status, Status::ShardFailed | Status::NotReady) {
             return;
         }
         assert_eq!(answer.status, Status::Ok, "{}", answer.refusal());

@@ -12,6 +12,7 @@ pub mod config;
 mod consume;
 pub mod index;
 mod log;
+pub mod offline;
 pub mod peer;
 mod queue;
 mod registry;

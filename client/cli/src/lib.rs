@@ -6,8 +6,8 @@
 //! - exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 unreachable or timed out;
 //! - every error ends with what to try.
 //!
-//! It uses nothing that a user's own program could not. Only `dev` and `quickstart` start servers, in
-//! this process and on Linux, where the broker runs.
+//! It uses nothing that a user's own program could not, but for two things on Linux, where the broker
+//! runs: `dev` and `quickstart` start servers in this process, and `log` reads a broker's files.
 
 #![forbid(unsafe_code)]
 

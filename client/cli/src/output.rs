@@ -142,6 +142,25 @@ pub fn epoch_ms(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, milliseconds)
 }
 
+/// `2026-01-31T12:00:05.250Z` of milliseconds since 1970; `-` before then.
+pub fn utc(ms: i64) -> String {
+    let Ok(ms) = u64::try_from(ms) else { return "-".to_owned() };
+    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
+    // Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day is the last one.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute) = (of_day / 3_600_000, of_day / 60_000 % 60);
+    let (second, fraction) = (of_day / 1_000 % 60, of_day % 1_000);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:03}Z")
+}
+
 /// Whole milliseconds.
 pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -177,6 +196,10 @@ mod tests {
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(age(Duration::from_millis(830)), "830ms");
         assert_eq!(age(Duration::from_secs(312)), "5m 12s");
+        assert_eq!(utc(1_769_860_805_250), "2026-01-31T12:00:05.250Z");
+        assert_eq!(utc(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!((utc(0).as_str(), utc(-1).as_str()), ("1970-01-01T00:00:00.000Z", "-"));
+        utc(i64::MAX);
         assert_eq!(age(Duration::from_secs(3 * 86_400 + 4 * 3_600)), "3d 4h");
     }
 }

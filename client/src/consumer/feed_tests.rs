@@ -55,7 +55,7 @@ fn what_arrives_after_a_queue_was_taken_away_is_not_committed() {
     for orderly in [false, true] {
         let feed = feed(orderly);
         let broker: Arc<str> = "broker-a".into();
-        let plan = feed.plan(&broker, 0).ok().expect("there is a queue to fetch");
+        let plan = feed.plan(&broker, 0).expect("there is a queue to fetch");
         feed.answered(&plan, &answer(0..3)).expect("a good answer");
         let taken: Vec<_> = std::iter::from_fn(|| {
             let taken = feed.take()?;
@@ -64,7 +64,7 @@ fn what_arrives_after_a_queue_was_taken_away_is_not_committed() {
         })
         .collect();
         let [id, _, _] = taken[..] else { panic!("three were given out, not {taken:?}") };
-        let plan = feed.plan(&broker, 0).ok().expect("there is room for more");
+        let plan = feed.plan(&broker, 0).expect("there is room for more");
         assert_eq!(plan.asks[0].offset, 3);
 
         feed.revoke(id);

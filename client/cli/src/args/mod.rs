@@ -1,6 +1,8 @@
 //! The command line: nouns, verbs, and what all of them take.
 
 mod group;
+#[cfg(target_os = "linux")]
+mod log;
 mod server;
 mod topic;
 
@@ -9,6 +11,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub use group::{GroupVerb, Reset};
+#[cfg(target_os = "linux")]
+pub use log::{Dump, LogVerb};
 pub use server::{Dev, Flush, Quickstart};
 pub use topic::{Consume, Create, Kind, Produce, Rights, Settings, TopicVerb};
 
@@ -84,6 +88,10 @@ pub enum Noun {
     /// Consumer groups: who, how far, from where
     #[command(subcommand)]
     Group(GroupVerb),
+    /// A broker's files, read only, without the broker
+    #[cfg(target_os = "linux")]
+    #[command(subcommand)]
+    Log(LogVerb),
     /// Files for other tools
     #[command(subcommand)]
     Generate(GenerateVerb),

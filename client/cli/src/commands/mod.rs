@@ -8,6 +8,8 @@ mod generate;
 mod group;
 #[cfg(target_os = "linux")]
 mod interrupt;
+#[cfg(target_os = "linux")]
+mod log;
 mod produce;
 #[cfg(target_os = "linux")]
 mod quickstart;
@@ -31,6 +33,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Noun::Dev(args) => dev::run(&args, &global),
         #[cfg(target_os = "linux")]
         Noun::Quickstart(args) => quickstart::run(&args, &global),
+        #[cfg(target_os = "linux")]
+        Noun::Log(verb) => log::run(&verb, &global),
         Noun::Generate(verb) => generate::run(&verb),
         Noun::Cluster(verb) => with_client(cluster::run(&verb, &global)),
         Noun::Topic(verb) => with_client(topic::run(&verb, &global)),
