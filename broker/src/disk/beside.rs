@@ -7,7 +7,7 @@
 
 use super::recovery::write_index;
 use super::segment::{failed, file_name, index_name, spare_name};
-use ringmq_core::index::SegmentRows;
+use ringmq_core::index::{SegmentRows, StretchRow};
 use ringmq_core::{DiskError, SegmentFile};
 use rustix::fs::FallocateFlags;
 use std::fs::{self, File, OpenOptions};
@@ -15,6 +15,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Write the index of a segment.
-    Index { shard: u16, folder: PathBuf, rows: Box<SegmentRows> },
+    Index { shard: u16, folder: PathBuf, rows: Arc<SegmentRows> },
     /// Give back the space of `bytes` from `at` on in the segment; nobody reads there.
     Punch { shard: u16, folder: PathBuf, base: u64, at: u64, bytes: u64 },
     /// Remove a segment's index, then make the segment a spare or remove it too; nobody uses it.
@@ -36,10 +37,10 @@ pub(crate) enum Job {
 /// How a job ended.
 #[derive(Debug)]
 pub(crate) enum Done {
-    /// With the length of the index, and how long it took.
+    /// With what its directory has, and how long it took.
     Index {
         base: u64,
-        result: Result<u64, DiskError>,
+        result: Result<Box<[StretchRow]>, DiskError>,
         took: Duration,
     },
     Punched {
@@ -87,15 +88,15 @@ pub(crate) fn run(jobs: &Receiver<Job>, answer: impl Fn(u16, Done)) {
     }
 }
 
-fn index(folder: &Path, rows: &SegmentRows) -> Result<u64, DiskError> {
+fn index(folder: &Path, rows: &SegmentRows) -> Result<Box<[StretchRow]>, DiskError> {
     // The shard goes on without this index; what is wrong with its rows shall not end the others.
-    let encoded = catch_unwind(AssertUnwindSafe(|| rows.encode()));
-    let bytes = encoded.map_err(|_| {
+    let encoded = catch_unwind(AssertUnwindSafe(|| (rows.encode(), rows.stretches())));
+    let (bytes, stretches) = encoded.map_err(|_| {
         let operation = format!("encode the index of the segment at {}", rows.base);
         failed(operation, "its rows contradict each other (message above): please report this")
     })?;
     write_index(folder, rows.base, &bytes)?;
-    Ok(bytes.len() as u64)
+    Ok(stretches)
 }
 
 fn punch(path: &Path, at: u64, bytes: u64) -> Result<(), DiskError> {

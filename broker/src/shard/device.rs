@@ -12,6 +12,7 @@ use ringmq_core::index::SegmentRows;
 use ringmq_core::{BLOCK_BYTES, Block, ConnectionId, DiskError, Input};
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,7 @@ impl Core {
         });
     }
 
-    pub(super) fn write_index(&self, at: usize, rows: Box<SegmentRows>) {
+    pub(super) fn write_index(&self, at: usize, rows: Arc<SegmentRows>) {
         let slot = &self.slots[at];
         let (shard, folder) = (slot.number, slot.disk.folder());
         self.beside(Job::Index { shard, folder, rows });

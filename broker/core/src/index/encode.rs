@@ -8,7 +8,7 @@ use super::filter;
 use super::header::{Extent, Header};
 use super::page::PageWriter;
 use super::row::{HashRow, Row, Section, Stretch, TopicRows};
-use super::{NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows};
+use super::{NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows, StretchRow};
 use std::collections::BTreeMap;
 
 impl SegmentRows {
@@ -41,6 +41,19 @@ impl SegmentRows {
         let header = self.header(&directory, sections, pages);
         out.fill_first(&header.room());
         out.bytes
+    }
+
+    /// What the directory of the index says, as the shard keeps it.
+    pub fn stretches(&self) -> Box<[StretchRow]> {
+        let directory = self.directory();
+        let rows = directory.iter().zip(0..).map(|((stretch, queue), number)| StretchRow {
+            slot: queue.slot,
+            first_offset: stretch.first_offset,
+            count: stretch.count,
+            number,
+            first_entry: stretch.first_entry,
+        });
+        rows.collect()
     }
 
     fn header(
