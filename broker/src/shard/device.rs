@@ -456,7 +456,7 @@ mod tests {
     fn an_index_is_written_beside_the_core_and_the_core_hears_of_it() {
         on_core(async |core, jobs| {
             let rows = SegmentRows { base: 0, bytes: SEGMENT, ..SegmentRows::default() };
-            core.write_index(0, Box::new(rows));
+            core.write_index(0, Arc::new(rows));
             core.beside(Job::End);
             let state = Arc::clone(&core.state);
             let thread = std::thread::spawn(move || {
