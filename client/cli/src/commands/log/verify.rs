@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use ringmq_core::offline::Check;
+use ringmq_core::offline::{Check, Loss, SegmentCount, Verdict};
 use serde::Serialize;
 
 use super::directory::Directory;
@@ -99,12 +99,9 @@ fn loss_rows(scanned: &Scanned) -> Vec<LossRow> {
 
 fn shard_row(scanned: &Scanned) -> ShardRow {
     let report = &scanned.report;
-    let sum = |of: fn(&ringmq_core::offline::SegmentCount) -> u64| {
-        report.segments.iter().map(of).sum::<u64>()
-    };
-    let losses = loss_rows(scanned);
-    let (torn, interior): (Vec<&LossRow>, Vec<&LossRow>) =
-        losses.iter().partition(|row| row.state == "torn tail");
+    let sum = |of: fn(&SegmentCount) -> u64| report.segments.iter().map(of).sum::<u64>();
+    let (torn, interior): (Vec<&Loss>, Vec<&Loss>) =
+        report.losses.iter().partition(|loss| loss.verdict == Verdict::TornTail);
     ShardRow {
         shard: scanned.shard,
         log_id: scanned.log_id.map(|id| format!("{id:016x}")),
@@ -116,7 +113,7 @@ fn shard_row(scanned: &Scanned) -> ShardRow {
         end_position: report.end,
         durable_position: report.flushed,
         interior_damages: interior.len() as u64,
-        torn_bytes: torn.iter().map(|row| row.length_bytes).sum(),
+        torn_bytes: torn.iter().map(|loss| loss.damage.to - loss.damage.from).sum(),
     }
 }
 
