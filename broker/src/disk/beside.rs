@@ -169,7 +169,8 @@ mod tests {
     fn an_index_is_written_and_a_failure_is_answered() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let rows = || Box::new(SegmentRows { base: 4096, bytes: 4096, ..SegmentRows::default() });
-        let job = |folder: &Path| Job::Index { shard: 3, folder: folder.to_owned(), rows: rows().into() };
+        let job =
+            |folder: &Path| Job::Index { shard: 3, folder: folder.to_owned(), rows: rows().into() };
         let answers = done(vec![job(dir.path()), job(Path::new("/proc/nowhere"))]);
         let [(3, Done::Index { base: 4096, result, .. }), (3, Done::Index { result: bad, .. })] =
             &answers[..]

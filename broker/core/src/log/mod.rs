@@ -458,8 +458,7 @@ impl<M: Memory> Log<M> {
         let Some(mut open) = self.open.take() else { return };
         let content = open.used > UNIT_HEADER_BYTES;
         self.unit_hint_bytes = open.used.next_multiple_of(BLOCK_BYTES);
-        let padding =
-            open.finish(&self.mark(), &mut self.memory);
+        let padding = open.finish(&self.mark(), &mut self.memory);
         let bytes = open.block.bytes().len();
         self.marked = self.marked.max(self.flushed);
         let unit = Unit {

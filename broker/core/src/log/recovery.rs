@@ -48,11 +48,7 @@ pub(crate) struct Fenced {
 /// What the log is read for.
 pub(crate) trait Replay {
     /// A segment is about to be read. Returns up to where its messages are known already.
-    fn segment(
-        &mut self,
-        segment: Segment,
-        files: &mut dyn LogFiles,
-    ) -> Result<u64, OpenError>;
+    fn segment(&mut self, segment: Segment, files: &mut dyn LogFiles) -> Result<u64, OpenError>;
     /// A record that is not a control record. `state`: it is behind the beginning of the snapshot, so what
     /// it says of the state counts. What is refused counts as damage.
     fn record(

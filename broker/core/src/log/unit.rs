@@ -63,11 +63,7 @@ impl<B: Block> OpenUnit<B> {
     }
 
     /// Pads it, writes its header, and cuts the block to whole device blocks. Returns the padding.
-    pub(super) fn finish<M: Memory<Block = B>>(
-        &mut self,
-        mark: &Mark,
-        memory: &mut M,
-    ) -> usize {
+    pub(super) fn finish<M: Memory<Block = B>>(&mut self, mark: &Mark, memory: &mut M) -> usize {
         // A seal needs a record of its own even where the header fills the block to the brim.
         let bytes = (self.used + if self.seal { record::ALIGNMENT } else { 0 })
             .next_multiple_of(BLOCK_BYTES);
@@ -81,15 +77,8 @@ impl<B: Block> OpenUnit<B> {
         let target = self.block.bytes_mut();
         record::write_padding(&mut target[self.used..bytes], self.seal);
         let Mark { epoch, shard, flushed, log_id, snapshot } = *mark;
-        let header = UnitHeader::new(
-            bytes as u32,
-            self.position,
-            epoch,
-            shard,
-            flushed,
-            log_id,
-            snapshot,
-        );
+        let header =
+            UnitHeader::new(bytes as u32, self.position, epoch, shard, flushed, log_id, snapshot);
         target[..UNIT_HEADER_BYTES].copy_from_slice(header.as_bytes());
         self.block.truncate(bytes);
         bytes - self.used

@@ -239,9 +239,10 @@ impl Queue {
     pub(crate) fn offset_at(&self, ms: i64) -> u64 {
         let is_before = |entry: &Entry| entry.latest_ms < ms;
         let at = self.chunks.partition_point(|c| c.entries().last().is_some_and(is_before));
-        let found = self.chunks.get(at).map(|chunk| {
-            chunk.first_offset + chunk.entries().partition_point(is_before) as u64
-        });
+        let found = self
+            .chunks
+            .get(at)
+            .map(|chunk| chunk.first_offset + chunk.entries().partition_point(is_before) as u64);
         found.unwrap_or(self.visible).min(self.visible)
     }
 

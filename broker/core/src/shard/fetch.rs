@@ -7,8 +7,8 @@
 
 use super::locate::{Located, PageName, locate, position};
 use super::offsets::{check_count, nothing};
-use crate::index::PAGE_BYTES;
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
+use crate::index::PAGE_BYTES;
 use crate::peer::{Member, QueueId, member_of};
 use crate::seam::{
     Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Memory, Now, Outbox, Slice,

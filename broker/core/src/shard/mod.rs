@@ -35,9 +35,9 @@ use ringmq_schema::connection::RefusalArgs;
 use ringmq_schema::error::Status;
 use ringmq_schema::frame::Frame;
 use ringmq_schema::opcode::Opcode;
-use std::collections::{BTreeMap, BTreeSet};
 use sealing::Sealing;
 use snapshot::Snapshots;
+use std::collections::{BTreeMap, BTreeSet};
 use waiting::Waiting;
 
 /// See the module.

@@ -2,23 +2,19 @@
 
 use super::Shard;
 use super::fetch::Fetches;
+use super::registry::HomeState;
 use super::replay::Tables;
 use super::snapshot::Snapshots;
-use super::registry::HomeState;
 use super::waiting::{Then, Waiting};
 use crate::config::{Figures, ShardConfig};
-use crate::consume::offsets::Offsets;
 use crate::index::PageCache;
-use crate::log::{Log, Resume};
 use crate::log::recovery::{self, Recovered};
-use crate::peer::{PeerMessage, QueueId};
-use crate::queue::Queues;
-use crate::registry::Registry;
+use crate::log::{Log, Resume};
+use crate::peer::PeerMessage;
 use crate::seam::{BLOCK_BYTES, DiskError, LogFiles, Memory, Now, Outbox};
-use crate::state;
 use ringmq_schema::build::FrameBuilder;
-use ringmq_schema::placement::{HOME_SHARD, shard_of_group, shard_of_queue};
-use ringmq_schema::record::{Kind, RecordRef};
+use ringmq_schema::placement::{HOME_SHARD, shard_of_group};
+use ringmq_schema::record::Kind;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a shard does not open. Nothing was changed then.

@@ -46,17 +46,18 @@ impl<M: Memory> Shard<M> {
         let store_ms = now.wall_ms;
         let touched = Some((slot, base_offset + u64::from(records)));
         let sealing = &mut self.sealing;
-        let (position, end) = self.log.append(frame.run, durable, touched, now, out, |header, put| {
-            header.offset = queue.next.into();
-            header.store_ms = store_ms.into();
-            let bytes = header.prefix.length.get();
-            let Put { segment, place, row } = put;
-            let tag_hash = header.tag_hash.get();
-            let entry = Entry { place, row, bytes, tag_hash, latest_ms: store_ms };
-            if queue.push(segment, entry) {
-                sealing.touch(segment, slot);
-            }
-        });
+        let (position, end) =
+            self.log.append(frame.run, durable, touched, now, out, |header, put| {
+                header.offset = queue.next.into();
+                header.store_ms = store_ms.into();
+                let bytes = header.prefix.length.get();
+                let Put { segment, place, row } = put;
+                let tag_hash = header.tag_hash.get();
+                let entry = Entry { place, row, bytes, tag_hash, latest_ms: store_ms };
+                if queue.push(segment, entry) {
+                    sealing.touch(segment, slot);
+                }
+            });
         debug_assert_eq!(queue.next, base_offset + u64::from(records));
         if !durable && !queue.waiting.is_empty() {
             self.sync_wanted = end;

@@ -191,11 +191,7 @@ impl Tables {
 }
 
 impl Replay for Tables {
-    fn segment(
-        &mut self,
-        segment: Segment,
-        files: &mut dyn LogFiles,
-    ) -> Result<u64, OpenError> {
+    fn segment(&mut self, segment: Segment, files: &mut dyn LogFiles) -> Result<u64, OpenError> {
         self.rows = SegmentRows {
             base: segment.base,
             bytes: segment.bytes,

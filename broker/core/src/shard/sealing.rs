@@ -99,7 +99,9 @@ impl<M: Memory> Shard<M> {
             Step::Replace { segment, stretches, at } => {
                 let mut end = (at + QUEUES_A_STEP).min(stretches.len());
                 // All stretches of one queue together.
-                while end > at && end < stretches.len() && stretches[end].slot == stretches[end - 1].slot
+                while end > at
+                    && end < stretches.len()
+                    && stretches[end].slot == stretches[end - 1].slot
                 {
                     end += 1;
                 }
