@@ -45,6 +45,12 @@ pub struct ShardConfig {
     /// A snapshot of the state is written when the log grew by so much since the last: what recovery reads
     /// at most beside the active segment. 512 MiB: under half a second on the disks measured.
     pub snapshot_bytes: u64,
+    /// At least so long between two snapshots, whatever the log takes, ms (design, part 6).
+    pub snapshot_pause_ms: u64,
+    /// How long messages of topics that do not say are kept, ms; 0: for ever. RocketMQ `fileReservedTime`, 72 h.
+    pub retention_ms: u64,
+    /// How many bytes are kept of a topic that does not say, on this broker; 0: any number.
+    pub retention_bytes: u64,
     /// Pages of indexes kept in memory for consumers that are behind and for look-ups.
     pub index_cache_bytes: usize,
     /// Most bytes one answer to a fetch holds; one record always fits.
@@ -86,6 +92,9 @@ impl ShardConfig {
             async_flush_ms: 500,
             idle_mark_ms: 500,
             snapshot_bytes: 512 << 20,
+            snapshot_pause_ms: 10_000,
+            retention_ms: 72 * 3_600_000,
+            retention_bytes: 0,
             index_cache_bytes: 16 << 20,
             fetch_bytes: 4 << 20,
             waiting_fetches: 65_536,
@@ -147,4 +156,14 @@ pub struct Figures {
     pub torn_bytes: u64,
     /// Bytes of the log that are damaged: what lay there is lost, what lies around is not.
     pub fenced_bytes: u64,
+    /// Indexes of segments written.
+    pub segments_indexed: u64,
+    /// Segments retired, and messages that consumers can no longer read.
+    pub segments_retired: u64,
+    /// See `segments_retired`.
+    pub expired_messages: u64,
+    /// Fetches from an offset that is not, or no longer, there.
+    pub out_of_range: u64,
+    /// Snapshots of the state written.
+    pub snapshots: u64,
 }

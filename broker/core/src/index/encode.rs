@@ -8,7 +8,7 @@ use super::filter;
 use super::header::{Extent, Header};
 use super::page::PageWriter;
 use super::row::{HashRow, Row, Section, Stretch, TopicRows};
-use super::{NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows, StretchRow};
+use super::{Indexed, NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows, StretchRow};
 use std::collections::BTreeMap;
 
 impl SegmentRows {
@@ -43,17 +43,18 @@ impl SegmentRows {
         out.bytes
     }
 
-    /// What the directory of the index says, as the shard keeps it.
-    pub fn stretches(&self) -> Box<[StretchRow]> {
+    /// What the shard keeps of the index.
+    pub fn indexed(&self) -> Indexed {
         let directory = self.directory();
-        let rows = directory.iter().zip(0..).map(|((stretch, queue), number)| StretchRow {
+        let stretches = directory.iter().zip(0..).map(|((stretch, queue), number)| StretchRow {
             slot: queue.slot,
             first_offset: stretch.first_offset,
             count: stretch.count,
             number,
             first_entry: stretch.first_entry,
         });
-        rows.collect()
+        let topics = topics(&directory).into_values().collect();
+        Indexed { stretches: stretches.collect(), topics }
     }
 
     fn header(
@@ -71,6 +72,7 @@ impl SegmentRows {
             base: self.base,
             bytes: self.bytes,
             end: self.end,
+            snapshot: self.snapshot,
             epoch: self.epoch,
             oldest_ms: oldest.min().unwrap_or(0),
             newest_ms: directory.iter().map(|(stretch, _)| stretch.last_ms).max().unwrap_or(0),

@@ -3,9 +3,9 @@
 //! | at | field |
 //! |---|---|
 //! | 0 | "RMQI", format version u32, log id u64, base u64 |
-//! | 24 | segment's bytes u64, end u64, epoch u32, shard u16, 0 u16 |
-//! | 48 | oldest and newest store time i64, i64; records, messages, pages u32 each, 0 u32 |
-//! | 80 | for each of ten sections: first page u32, rows u32 |
+//! | 24 | segment's bytes u64, end u64, snapshot u64, epoch u32, shard u16, 0 u16 |
+//! | 56 | oldest and newest store time i64, i64; records, messages, pages u32 each, 0 u32 |
+//! | 88 | for each of ten sections: first page u32, rows u32 |
 //!
 //! Invariants:
 //! - a header that was read describes a file in which every row of every section has exactly one page;
@@ -52,6 +52,8 @@ pub struct Header {
     pub bytes: u64,
     /// End of what the index covers.
     pub end: u64,
+    /// See [`super::SegmentRows::snapshot`].
+    pub snapshot: u64,
     /// Epoch of the last unit covered.
     pub epoch: u32,
     /// Lowest [`super::Entry::latest_ms`]; 0 without messages.
@@ -213,7 +215,7 @@ impl Header {
         let mut out = Vec::with_capacity(ROOM_BYTES);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        for field in [self.log_id, self.base, self.bytes, self.end] {
+        for field in [self.log_id, self.base, self.bytes, self.end, self.snapshot] {
             out.extend_from_slice(&field.to_le_bytes());
         }
         out.extend_from_slice(&self.epoch.to_le_bytes());
@@ -231,8 +233,8 @@ impl Header {
     }
 
     fn take(fields: &mut Fields<'_>) -> Option<Header> {
-        let [log_id, base, bytes, end] =
-            [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+        let [log_id, base, bytes, end, snapshot] =
+            [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
         let (epoch, shard) = (fields.u32()?, fields.u16()?);
         fields.u16()?;
         let (oldest_ms, newest_ms) = (fields.i64()?, fields.i64()?);
@@ -248,6 +250,7 @@ impl Header {
             base,
             bytes,
             end,
+            snapshot,
             epoch,
             oldest_ms,
             newest_ms,

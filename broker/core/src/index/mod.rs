@@ -44,7 +44,7 @@ pub use cache::PageCache;
 pub use error::IndexError;
 pub use header::{Extent, Header, MAGIC, Spot, VERSION};
 pub use page::check_page;
-pub use read::{DirectoryReader, read_rows, verify};
+pub use read::{DirectoryReader, read_rows, read_topics, verify};
 pub use row::{Fields, HashRow, Row, Section, Stretch, TopicRows, row, rows};
 pub use search::{Found, FoundTime, Lookup, Table, TimeSearch};
 
@@ -113,6 +113,15 @@ pub struct StretchRow {
     pub first_entry: u32,
 }
 
+/// What the shard keeps in memory of an index that is on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Indexed {
+    /// The directory.
+    pub stretches: Box<[StretchRow]>,
+    /// What it holds of each topic, by id.
+    pub topics: Box<[TopicRows]>,
+}
+
 /// Everything that goes into the index of one segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SegmentRows {
@@ -122,6 +131,8 @@ pub struct SegmentRows {
     pub bytes: u64,
     /// End of what the index covers: of the segment when that is sealed.
     pub end: u64,
+    /// Where a whole snapshot of the state begins that was durable when the index was made; 0: none is known.
+    pub snapshot: u64,
     /// Epoch of the last unit covered.
     pub epoch: u32,
     /// The shard.

@@ -101,6 +101,7 @@ pub(crate) struct Queue {
     pub(crate) next: u64,
     /// High watermark: first offset that consumers may not see.
     pub(crate) visible: u64,
+    /// Of its records; once some have expired, by their share of the offsets.
     pub(crate) bytes: u64,
     pub(crate) last_store_ms: i64,
     /// Fetches that wait for more.
@@ -162,7 +163,6 @@ impl Queue {
         self.min = self.min.max(state.min);
         self.next = self.next.max(state.next);
         self.last_store_ms = self.last_store_ms.max(state.last_store_ms);
-        self.bytes = state.bytes;
     }
 
     /// Adds what the index of the next segment has.
@@ -182,6 +182,7 @@ impl Queue {
         let entries = Entries::Sealed(Arc::clone(entries));
         let chunk = Chunk { segment, first_offset, entries };
         self.next = self.next.max(chunk.end());
+        self.bytes += chunk.entries().iter().map(|entry| u64::from(entry.bytes)).sum::<u64>();
         if let Some(last) = chunk.entries().last() {
             self.last_store_ms = self.last_store_ms.max(last.latest_ms);
         }
@@ -268,6 +269,10 @@ impl Queue {
         // What is lost in front of the first record stays lost; below `visible` nothing is hidden.
         let min = first.min(self.visible);
         let moved = min > self.min;
+        if moved {
+            let (gone, all) = (u128::from(min - self.min), u128::from(self.next - self.min));
+            self.bytes -= (u128::from(self.bytes) * gone / all) as u64;
+        }
         self.min = self.min.max(min);
         moved
     }

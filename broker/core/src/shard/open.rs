@@ -3,6 +3,7 @@
 use super::Shard;
 use super::fetch::Fetches;
 use super::registry::HomeState;
+use super::retention::Retention;
 use super::replay::Tables;
 use super::snapshot::Snapshots;
 use super::waiting::{Then, Waiting};
@@ -70,21 +71,22 @@ impl<M: Memory> Shard<M> {
         let is_home = config.shard == HOME_SHARD;
         let mut tables = Tables::new(&config, is_home);
         let recovered = recovery::recover(&config, files, &mut tables)?;
-        let Recovered { segments, end, epoch, snapshot, records, torn_bytes, fenced } = recovered;
+        let Recovered { segments, end, epoch, snapshot, records, torn_bytes, fenced, named } =
+            recovered;
         tables.finish(&fenced);
-        let Tables { mut queues, registry, offsets, rows, touched, .. } = tables;
+        let Tables { mut queues, registry, offsets, rows, touched, topics, .. } = tables;
         // Recovery made all of it durable before a consumer can see it.
         queues.show_all();
         let fenced_bytes = fenced.iter().map(|range| range.to - range.from).sum();
         let figures = Figures { replayed: records, torn_bytes, fenced_bytes, ..Figures::default() };
-        let resume = Resume { segments, end, rows, snapshot };
+        let resume = Resume { segments, end, rows, snapshot, named };
         let mut shard = Shard {
             log: Log::new(&config, memory, epoch, resume, now),
             snapshots: Snapshots::new(snapshot, end),
             sealing: touched,
             index_pages: PageCache::new(config.index_cache_bytes),
             scratch: Vec::new(),
-            segments_indexed: 0,
+            retention: Retention { segments: topics, ..Retention::default() },
             home: is_home.then(|| HomeState::new(config.shards, registry.version())),
             config,
             queues,
