@@ -51,10 +51,13 @@ pub struct ShardConfig {
     pub retention_ms: u64,
     /// How many bytes are kept of a topic that does not say, on this broker; 0: any number.
     pub retention_bytes: u64,
-    /// Pages of indexes kept in memory for consumers that are behind and for look-ups.
+    /// Pages of indexes kept in memory for consumers that are behind and for look-ups; at least 512 KiB.
     pub index_cache_bytes: usize,
     /// Most bytes one answer to a fetch holds; one record always fits.
     pub fetch_bytes: usize,
+    /// A run of records of a sealed segment goes out from the file to the socket when it is at least so long;
+    /// 0: never. See `bench` for where it pays.
+    pub transfer_bytes_min: usize,
     /// Most fetches waiting for messages.
     pub waiting_fetches: usize,
     /// Most produce requests waiting for their write.
@@ -97,6 +100,7 @@ impl ShardConfig {
             retention_bytes: 0,
             index_cache_bytes: 16 << 20,
             fetch_bytes: 4 << 20,
+            transfer_bytes_min: 64 << 10,
             waiting_fetches: 65_536,
             waiting_produces: 262_144,
             topics: 100_000,
@@ -162,6 +166,14 @@ pub struct Figures {
     pub segments_retired: u64,
     /// See `segments_retired`.
     pub expired_messages: u64,
+    /// Runs sent from file to socket, and their bytes.
+    pub transfers: u64,
+    /// See `transfers`.
+    pub transfer_bytes: u64,
+    /// Records that could not be read, or that were read and are not what was written.
+    pub failed_reads: u64,
+    /// See `failed_reads`.
+    pub corrupt_reads: u64,
     /// Fetches from an offset that is not, or no longer, there.
     pub out_of_range: u64,
     /// Snapshots of the state written.

@@ -8,7 +8,9 @@ use super::filter;
 use super::header::{Extent, Header};
 use super::page::PageWriter;
 use super::row::{HashRow, Row, Section, Stretch, TopicRows};
-use super::{Indexed, NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows, StretchRow};
+use super::{
+    Indexed, NO_QUEUE, OrderRow, PAGE_BYTES, Pages, QueueRows, ROOM_BYTES, SegmentRows, StretchRow,
+};
 use std::collections::BTreeMap;
 
 impl SegmentRows {
@@ -53,8 +55,15 @@ impl SegmentRows {
             number,
             first_entry: stretch.first_entry,
         });
-        let topics = topics(&directory).into_values().collect();
-        Indexed { stretches: stretches.collect(), topics }
+        let topics: Box<[TopicRows]> = topics(&directory).into_values().collect();
+        let pages_of = |rows: usize, section: Section| count_of(rows).div_ceil(section.per_page());
+        let messages = directory.iter().map(|(stretch, _)| stretch.count as usize).sum();
+        let entries = 1
+            + pages_of(directory.len(), Section::Directory)
+            + pages_of(topics.len(), Section::Topics);
+        let order = entries + pages_of(messages, Section::Entries);
+        let pages = Pages { entries, order, records: count_of(self.order.len()) };
+        Indexed { stretches: stretches.collect(), topics, pages }
     }
 
     fn header(

@@ -120,6 +120,36 @@ pub struct Indexed {
     pub stretches: Box<[StretchRow]>,
     /// What it holds of each topic, by id.
     pub topics: Box<[TopicRows]>,
+    /// Where its rows lie.
+    pub pages: Pages,
+}
+
+/// First pages of the sections that fetches read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// Of [`Section::Entries`].
+    pub entries: u32,
+    /// Of [`Section::Order`].
+    pub order: u32,
+    /// Rows that the latter has.
+    pub records: u32,
+}
+
+impl Pages {
+    /// Where an [`Entry`] lies.
+    pub fn entry(&self, number: u32) -> Spot {
+        spot(self.entries, Section::Entries, number)
+    }
+
+    /// Where an [`OrderRow`] lies.
+    pub fn order_row(&self, number: u32) -> Spot {
+        spot(self.order, Section::Order, number)
+    }
+}
+
+fn spot(first: u32, section: Section, number: u32) -> Spot {
+    let page = first.saturating_add(number / section.per_page());
+    Spot { page, row: (number % section.per_page()) as usize }
 }
 
 /// Everything that goes into the index of one segment.

@@ -99,10 +99,8 @@ pub fn read_topics(header: &Header, pages: &[u8]) -> Result<Box<[TopicRows]>, In
         return Err(IndexError::Damaged { page: expected.start, what });
     }
     for (number, page) in expected.zip(pages.chunks(PAGE_BYTES)) {
-        let room = check_page(header.base, number, page).ok_or(IndexError::Damaged {
-            page: number,
-            what: "the checksum does not match",
-        })?;
+        let room = check_page(header.base, number, page)
+            .ok_or(IndexError::Damaged { page: number, what: "the checksum does not match" })?;
         topics.extend(header.rows_in::<TopicRows>(Section::Topics, number, room));
     }
     Ok(topics.into())
@@ -292,6 +290,7 @@ mod tests {
             assert_eq!(header.messages as usize, rows.ids.len());
             assert_eq!((header.base, header.end, header.bytes), (rows.base, rows.end, rows.bytes));
             header.check_owner(77, 2).unwrap();
+            assert_eq!(rows.indexed().pages, header.pages());
             // A segment that goes on from what was read gets the same index.
             assert!(read.encode() == file, "{shape:?}");
         }

@@ -15,7 +15,7 @@ pub(crate) mod tail;
 mod unit;
 
 use crate::config::ShardConfig;
-use crate::index::{NO_QUEUE, OrderRow, PLACE_BYTES, SegmentRows};
+use crate::index::{NO_QUEUE, OrderRow, PLACE_BYTES, Pages, SegmentRows};
 use crate::seam::{Action, BLOCK_BYTES, Block, Memory, Now, Outbox};
 use ringmq_schema::record::{self, Kind, RecordHeader, UNIT_HEADER_BYTES};
 use ringmq_schema::zerocopy::FromBytes;
@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     /// Whether the runtime was asked to make it. One at a time: were two under way at a crash, the
     /// later could be there without the earlier.
     pub(crate) asked: bool,
+    /// Where the rows of its index lie, once that is there.
+    pub(crate) index: Option<Pages>,
 }
 
 impl Segment {
@@ -290,6 +292,13 @@ impl<M: Memory> Log<M> {
         self.segments.get(number.checked_sub(first)? as usize).copied()
     }
 
+    /// The index of a segment is there.
+    pub(crate) fn indexed(&mut self, number: u32, pages: Pages) {
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
+            segment.index = Some(pages);
+        }
+    }
+
     /// Takes a run of records into the open unit: one copy, then `patch` fills in each header (position
     /// and epoch are set already) before it is sealed. Returns the position of the first record and
     /// the end of the last.
@@ -493,7 +502,14 @@ impl<M: Memory> Log<M> {
     fn add_segment(&mut self, base: u64, out: &mut Outbox<M::Block>) {
         let bytes = self.limits.segment_bytes;
         let number = self.segments.back().map_or(0, |segment| segment.number + 1);
-        self.segments.push_back(Segment { number, base, bytes, ready: false, asked: false });
+        self.segments.push_back(Segment {
+            number,
+            base,
+            bytes,
+            ready: false,
+            asked: false,
+            index: None,
+        });
         self.ask_for_segment(out);
     }
 
@@ -541,7 +557,9 @@ impl<M: Memory> Log<M> {
         };
         self.next_unit += 1;
         self.next = unit.end();
-        if self.snapshot > 0 && self.segment_of(unit.position).is_some_and(|s| s.base == unit.position) {
+        if self.snapshot > 0
+            && self.segment_of(unit.position).is_some_and(|s| s.base == unit.position)
+        {
             self.naming.push_back((unit.end(), self.snapshot));
         }
         if content {

@@ -88,6 +88,7 @@ pub(crate) fn recover(
             bytes: file.bytes,
             ready: true,
             asked: true,
+            index: None,
         })
         .collect();
     check_segments(&segments)?;
@@ -119,7 +120,8 @@ pub(crate) fn recover(
                 }
                 Found::Nothing(what) => {
                     if clean.as_ref().is_none_or(|clean| clean.end < end)
-                        && scan.durable_end(files, &segments, end)? <= end {
+                        && scan.durable_end(files, &segments, end)? <= end
+                    {
                         torn = true;
                         break 'segments;
                     }

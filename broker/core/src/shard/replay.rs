@@ -10,7 +10,7 @@ use super::sealing::Sealing;
 use crate::config::ShardConfig;
 use crate::consume::offsets::Offsets;
 use crate::index::{
-    DirectoryReader, Entry, Header, IndexError, PAGE_BYTES, QueueRows, Section, SegmentRows,
+    DirectoryReader, Entry, Header, IndexError, PAGE_BYTES, Pages, QueueRows, Section, SegmentRows,
 };
 use crate::log::recovery::{Fenced, Replay};
 use crate::log::{Put, Segment, note};
@@ -37,12 +37,16 @@ pub(super) struct Tables {
     pub(super) touched: Sealing,
     /// What sealed segments hold of each topic.
     pub(super) topics: SegmentTopics,
+    /// Segments that have an index, and where its rows lie.
+    pub(super) indexes: Vec<(u32, Pages)>,
     /// Topics and groups that went after the snapshot began.
     gone_topics: BTreeSet<u32>,
     gone_groups: BTreeSet<u32>,
     known: u64,
     /// State counts: a snapshot began, or the log is read from its very beginning.
     has_state: bool,
+    /// The log is there from its very beginning.
+    is_whole: bool,
     is_damaged: bool,
     /// Slots with a record behind the last damage.
     seen: BTreeSet<u32>,
@@ -60,10 +64,12 @@ impl Tables {
             rows: SegmentRows::default(),
             touched: Sealing::default(),
             topics: SegmentTopics::default(),
+            indexes: Vec::new(),
             gone_topics: BTreeSet::new(),
             gone_groups: BTreeSet::new(),
             known: 0,
             has_state: false,
+            is_whole: false,
             is_damaged: false,
             seen: BTreeSet::new(),
         }
@@ -78,6 +84,7 @@ impl Tables {
             self.queues.forget_topic(topic);
             self.offsets.forget_topic(topic);
         }
+        self.topics.forget_if(|topic| self.registry.is_deleted(topic));
         let bytes: u64 = fenced.iter().map(|range| range.to - range.from).sum();
         let most = bytes / HEADER_BYTES as u64;
         if most == 0 {
@@ -116,7 +123,16 @@ impl Tables {
     }
 
     fn take_slice(&mut self, payload: &[u8]) -> Result<(), &'static str> {
-        let Tables { registry, offsets, queues, has_state, gone_topics, gone_groups, .. } = self;
+        let Tables {
+            registry,
+            offsets,
+            queues,
+            is_damaged,
+            has_state,
+            gone_topics,
+            gone_groups,
+            ..
+        } = self;
         snapshot::read(payload, |item| match item {
             Item::Begin { .. } => *has_state = true,
             Item::End { .. } => {}
@@ -135,7 +151,7 @@ impl Tables {
             Item::Queue(state) if gone_topics.contains(&state.id.topic) => {}
             Item::Queue(state) => {
                 let slot = queues.slot_or_new(state.id);
-                queues.at_mut(slot).restore(&state);
+                queues.at_mut(slot).restore(&state, *is_damaged);
             }
         })
         .ok_or("a slice of a snapshot does not parse")
@@ -192,7 +208,9 @@ impl Tables {
         let queue = self.queues.at_mut(slot);
         let offset = header.offset.get();
         if queue.next == 0 && queue.chunks.is_empty() && queue.stretches.is_empty() {
-            queue.begin_at(offset);
+            // What lies in front has expired, or was damaged: as far as can be known here.
+            let is_lost = self.is_damaged && self.is_whole;
+            queue.begin_at(if is_lost { 0 } else { offset });
         }
         // promise: fifo
         match offset.checked_sub(queue.next) {
@@ -226,7 +244,8 @@ impl Replay for Tables {
             log_id: self.log_id,
             ..SegmentRows::default()
         };
-        self.has_state |= segment.base == 0;
+        self.is_whole |= segment.base == 0;
+        self.has_state |= self.is_whole;
         // An index is derived: whatever is wrong with it, the segment is read instead.
         self.known = self.read_index(segment, files).unwrap_or(segment.base);
         Ok(self.known)
@@ -276,7 +295,8 @@ impl Replay for Tables {
             for row in indexed.stretches.chunk_by(|a, b| a.slot == b.slot) {
                 self.queues.replace(segment.number, row);
             }
-            self.topics.insert(segment.number, &indexed.topics);
+            self.topics.insert(segment.number, &indexed.topics, |_| false);
+            self.indexes.push((segment.number, indexed.pages));
         }
         Ok(())
     }
@@ -347,7 +367,8 @@ impl Tables {
             queue.last_store_ms = queue.last_store_ms.max(stretch.last_ms);
             self.seen.insert(slot);
         }
-        self.topics.insert(segment.number, &topics);
+        self.topics.insert(segment.number, &topics, |_| false);
+        self.indexes.push((segment.number, header.pages()));
         Ok(header.end)
     }
 

@@ -51,15 +51,22 @@ pub(super) struct SegmentTopics {
 }
 
 impl SegmentTopics {
-    /// A segment whose index is there.
-    pub(super) fn insert(&mut self, segment: u32, topics: &[TopicRows]) {
-        self.owners.insert(segment, topics.len());
-        for rows in topics {
+    /// A segment whose index is there. What it has of topics that are gone is nobody's.
+    pub(super) fn insert(
+        &mut self,
+        segment: u32,
+        topics: &[TopicRows],
+        is_gone: impl Fn(u32) -> bool,
+    ) {
+        let mut owners = 0;
+        for rows in topics.iter().filter(|rows| !is_gone(rows.topic)) {
+            owners += 1;
             let parts = self.topics.entry(rows.topic).or_default();
             parts.bytes += rows.bytes;
             let part = Part { segment, bytes: rows.bytes, newest_ms: rows.newest_ms };
             parts.parts.push_back(part);
         }
+        self.owners.insert(segment, owners);
     }
 
     /// A topic was deleted: it owns nothing any more.
@@ -67,6 +74,12 @@ impl SegmentTopics {
         for part in self.topics.remove(&topic).unwrap_or_default().parts {
             self.disown(part.segment);
         }
+    }
+
+    /// Of all topics that are gone.
+    pub(super) fn forget_if(&mut self, is_gone: impl Fn(u32) -> bool) {
+        let gone: Vec<u32> = self.topics.keys().copied().filter(|topic| is_gone(*topic)).collect();
+        gone.into_iter().for_each(|topic| self.forget(topic));
     }
 
     fn disown(&mut self, segment: u32) {
@@ -111,6 +124,12 @@ pub(super) struct Retention {
     wants_roll: bool,
 }
 
+impl Retention {
+    pub(super) fn new(segments: SegmentTopics) -> Retention {
+        Retention { segments, ..Retention::default() }
+    }
+}
+
 impl<M: Memory> Shard<M> {
     /// Looks at some topics, and at the log's first segment.
     pub(super) fn step_retention(&mut self, now: Now, out: &mut Outbox<M::Block>) {
@@ -141,7 +160,9 @@ impl<M: Memory> Shard<M> {
     }
 
     fn expire_topic(&mut self, topic: u32, now: Now) {
-        let Some(settings) = self.registry.topic(topic).map(|topic| &topic.settings) else { return };
+        let Some(settings) = self.registry.topic(topic).map(|topic| &topic.settings) else {
+            return;
+        };
         let or_default = |own: u64, default: u64| if own > 0 { own } else { default };
         let keep_ms = or_default(settings.retention_ms, self.config.retention_ms);
         let keep_bytes = or_default(settings.retention_bytes, self.config.retention_bytes);
@@ -209,7 +230,11 @@ mod tests {
     fn a_topic_expires_by_time_and_by_bytes_and_each_for_itself() {
         let mut segments = SegmentTopics::default();
         for n in 0..4 {
-            segments.insert(n, &[rows(1, 100, i64::from(n) * 10), rows(2, 1, i64::from(n))]);
+            segments.insert(
+                n,
+                &[rows(1, 100, i64::from(n) * 10), rows(2, 1, i64::from(n)), rows(3, 1, 0)],
+                |topic| topic == 3,
+            );
         }
         assert_eq!(segments.expire(1, 0, 0), None);
         assert_eq!(segments.expire(1, 11, 0), Some(1), "two are older than 11");

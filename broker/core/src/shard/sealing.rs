@@ -5,8 +5,8 @@
 //! - what is done in one step is bounded: a segment with a million queues is sealed in slices.
 
 use super::Shard;
-use crate::log::SealedRows;
 use crate::index::{Indexed, SegmentRows};
+use crate::log::SealedRows;
 use crate::seam::{Action, DiskError, Memory, Now, Outbox};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -118,7 +118,8 @@ impl<M: Memory> Shard<M> {
                 if end < stretches.len() {
                     Step::Replace { segment, indexed, at: end }
                 } else {
-                    self.retention.segments.insert(segment, &indexed.topics);
+                    let is_gone = |topic| self.registry.is_deleted(topic);
+                    self.retention.segments.insert(segment, &indexed.topics, is_gone);
                     Step::Idle
                 }
             }
@@ -139,6 +140,7 @@ impl<M: Memory> Shard<M> {
         self.sealing.step = match (step, result) {
             (Step::Write { segment, rows }, Ok(indexed)) if rows.base == base => {
                 self.figures.segments_indexed += 1;
+                self.log.indexed(segment, indexed.pages);
                 Step::Replace { segment, indexed, at: 0 }
             }
             (Step::Write { segment, rows }, Err(_)) if rows.base == base => {
