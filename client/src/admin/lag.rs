@@ -106,6 +106,8 @@ impl Admin {
                 max_records: 1,
                 queues: Some(fbb.create_vector(&[queue])),
                 filters: None,
+                checked: true,
+                checked: true,
             };
             offsets::Fetch::create(fbb, &args)
         });
