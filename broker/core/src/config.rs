@@ -45,6 +45,8 @@ pub struct ShardConfig {
     /// A snapshot of the state is written when the log grew by so much since the last: what recovery reads
     /// at most beside the active segment. 512 MiB: under half a second on the disks measured.
     pub snapshot_bytes: u64,
+    /// At least so long between two snapshots, ms, whatever the log takes. 10 s: design, part 6.
+    pub snapshot_pause_ms: u64,
     /// Pages of indexes kept in memory for consumers that are behind and for look-ups.
     pub index_cache_bytes: usize,
     /// Most bytes one answer to a fetch holds; one record always fits.
@@ -86,6 +88,7 @@ impl ShardConfig {
             async_flush_ms: 500,
             idle_mark_ms: 500,
             snapshot_bytes: 512 << 20,
+            snapshot_pause_ms: 10_000,
             index_cache_bytes: 16 << 20,
             fetch_bytes: 4 << 20,
             waiting_fetches: 65_536,

@@ -14,8 +14,6 @@ use ringmq_schema::record::Kind;
 
 /// Bytes of a slice: some 30 µs to make, and small beside a write unit.
 const SLICE_BYTES: usize = 16 << 10;
-/// At least so long between two snapshots, whatever the log takes (design, part 6).
-const PAUSE_US: u64 = 10_000_000;
 
 /// How far a snapshot has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -60,7 +58,7 @@ impl<M: Memory> Shard<M> {
         let settled = !self.registry.has_staged()
             && self.home.as_ref().is_none_or(super::registry::HomeState::agrees);
         let due = grown >= self.config.snapshot_bytes
-            && now.mono_us >= snapshots.began_us + PAUSE_US
+            && now.mono_us >= snapshots.began_us + self.config.snapshot_pause_ms * 1000
             || snapshots.wanted;
         due && settled && self.epoch_is_durable && self.log.failed().is_none()
     }
