@@ -52,6 +52,7 @@ impl World {
             crash_at_action: None,
             end: CrashKind::Kill,
             recovery_calls: None,
+            between: self.plan.lives[0].between,
             faults: Faults::default(),
         }
     }
@@ -83,6 +84,9 @@ impl World {
     fn open(&mut self, mut calls: Option<u64>) -> Verdict<bool> {
         let now = self.clock.now();
         trace!(self, "life {} begins", self.life);
+        for shard in 0..self.plan.shards {
+            self.spoil(shard);
+        }
         for (number, slot) in self.shards.iter_mut().enumerate() {
             let mut config = self.plan.config.clone();
             config.shard = number as u16;

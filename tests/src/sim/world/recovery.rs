@@ -67,15 +67,28 @@ impl LogFiles for Files<'_> {
         Ok(())
     }
 
-    fn index_bytes(&mut self, _base: u64) -> Result<Option<u64>, DiskError> {
-        Ok(None)
+    fn index_bytes(&mut self, base: u64) -> Result<Option<u64>, DiskError> {
+        self.call("look at an index")?;
+        Ok(self.disk.index(base).map(|index| index.len() as u64))
     }
 
-    fn read_index(&mut self, _base: u64, _at: u64, _out: &mut [u8]) -> Result<(), DiskError> {
+    fn read_index(&mut self, base: u64, at: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        self.call("read an index")?;
+        let range = at as usize..at as usize + out.len();
+        let Some(bytes) = self.disk.index(base).and_then(|index| index.get(range)) else {
+            let operation = format!("read {} bytes at {at} of index {base}", out.len());
+            return Err(DiskError { operation, reason: "they are not there".to_owned() });
+        };
+        out.copy_from_slice(bytes);
         Ok(())
     }
 
-    fn write_index(&mut self, _base: u64, _bytes: &[u8]) -> Result<(), DiskError> {
+    fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        if let Err(error) = self.call("write an index") {
+            self.disk.write_index_or_not(base, bytes);
+            return Err(error);
+        }
+        self.disk.write_index(base, bytes);
         Ok(())
     }
 
