@@ -80,6 +80,13 @@ impl Disk {
         }
     }
 
+    /// Recovery removes an index and the machine fails meanwhile.
+    pub fn forget_index_or_not(&mut self, base: u64) {
+        if self.random.percent(50) {
+            self.forget_index(base);
+        }
+    }
+
     /// Spoils an index between two lives.
     pub fn spoil_index(&mut self, base: u64, fault: IndexFault, random: &mut Random) {
         let Some(bytes) = self.beside.indexes.get_mut(&base) else { return };

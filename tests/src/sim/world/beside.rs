@@ -56,7 +56,7 @@ impl World {
         match op {
             Op::WriteIndex { rows } => {
                 self.oracle.summary.indexes += 1;
-                let (base, result) = (rows.base, Ok(rows.stretches()));
+                let (base, result) = (rows.base, Ok(rows.indexed()));
                 drop(rows);
                 self.feed(shard, Input::IndexWritten { base, result })
             }

@@ -92,6 +92,15 @@ impl LogFiles for Files<'_> {
         Ok(())
     }
 
+    fn remove_index(&mut self, base: u64) -> Result<(), DiskError> {
+        if let Err(error) = self.call("remove an index") {
+            self.disk.forget_index_or_not(base);
+            return Err(error);
+        }
+        self.disk.forget_index(base);
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<(), DiskError> {
         self.call("sync")?;
         self.disk.sync_all();
