@@ -12,6 +12,7 @@
 //! - what lies beside the log, and goes with it, is in [`beside`].
 
 mod beside;
+mod units;
 
 use crate::sim::memory::SimBlock;
 use crate::sim::random::Random;
@@ -23,6 +24,7 @@ use ringmq_core::seam::{BLOCK_BYTES, Block, DiskError, SegmentFile};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+pub use units::Unit;
 
 /// What a new segment holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

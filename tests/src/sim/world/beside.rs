@@ -4,7 +4,7 @@ use super::{World, trace};
 use crate::sim::disk::Op;
 use crate::sim::memory::SimBlock;
 use crate::sim::talk::Intent;
-use crate::sim::{Verdict, violation};
+use crate::sim::{Verdict, Violation, violation};
 use ringmq_core::seam::{DiskError, Input};
 use ringmq_schema::frame::FrameHeader;
 use ringmq_schema::zerocopy::FromBytes;
@@ -58,6 +58,15 @@ impl World {
                 self.oracle.summary.indexes += 1;
                 let (base, result) = (rows.base, Ok(rows.indexed()));
                 drop(rows);
+                let disk = &self.shards[usize::from(shard)].disk;
+                if let Some(index) = disk.index(base) {
+                    let left_out = disk.compare_index(base, index).map_err(Violation)?;
+                    if let Some(topic) =
+                        left_out.into_iter().find(|topic| self.oracle.topics.must_serve(*topic))
+                    {
+                        return violation(format!("index {base} leaves out topic {topic}"));
+                    }
+                }
                 self.feed(shard, Input::IndexWritten { base, result })
             }
             Op::ReadIndex { read: number, base, at, bytes } => {

@@ -99,6 +99,13 @@ impl World {
                 Err(error) => return violation(format!("shard {number} does not open: {error}")),
             }
             calls = files.calls_left();
+            if let Some(wrong) = &files.wrong {
+                return violation(wrong.clone());
+            }
+            let served = |topic: &&u32| self.oracle.topics.must_serve(**topic);
+            if let Some(topic) = files.left_out.iter().find(served) {
+                return violation(format!("shard {number}: an index leaves out topic {topic}"));
+            }
         }
         Ok(true)
     }

@@ -2,6 +2,7 @@
 
 use crate::sim::disk::Disk;
 use ringmq_core::seam::{BLOCK_BYTES, DiskError, LogFiles, SegmentFile};
+use std::collections::BTreeSet;
 
 /// See the module.
 pub(super) struct Files<'a> {
@@ -10,12 +11,16 @@ pub(super) struct Files<'a> {
     calls: Option<u64>,
     /// Whether it did.
     pub(super) failed: bool,
+    /// Indexes that were written do not say what their segments say.
+    pub(super) wrong: Option<String>,
+    /// Topics of which they leave out messages.
+    pub(super) left_out: BTreeSet<u32>,
 }
 
 impl<'a> Files<'a> {
     /// Files of a disk; after `calls` calls nothing answers any more.
     pub(super) fn new(disk: &'a mut Disk, calls: Option<u64>) -> Files<'a> {
-        Files { disk, calls, failed: false }
+        Files { disk, calls, failed: false, wrong: None, left_out: BTreeSet::new() }
     }
 
     /// What is left for the next shard.
@@ -84,6 +89,10 @@ impl LogFiles for Files<'_> {
     }
 
     fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        match self.disk.compare_index(base, bytes) {
+            Ok(topics) => self.left_out.extend(topics),
+            Err(wrong) => self.wrong = Some(wrong),
+        }
         if let Err(error) = self.call("write an index") {
             self.disk.write_index_or_not(base, bytes);
             return Err(error);
