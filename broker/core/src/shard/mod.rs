@@ -12,6 +12,7 @@ mod open;
 mod produce;
 mod registry;
 mod replay;
+mod retention;
 mod sealing;
 mod snapshot;
 mod waiting;
@@ -30,6 +31,7 @@ use crate::route::TopicRoutes;
 use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
 use fetch::Fetches;
 use registry::HomeState;
+use retention::Retention;
 use ringmq_schema::build::FrameBuilder;
 use ringmq_schema::connection::RefusalArgs;
 use ringmq_schema::error::Status;
@@ -62,7 +64,7 @@ pub struct Shard<M: Memory> {
     /// Pages of indexes that were asked for of late.
     index_pages: PageCache,
     scratch: Vec<Entry>,
-    segments_indexed: u64,
+    retention: Retention,
     frames: FrameBuilder,
     figures: Figures,
     opened: Now,
@@ -134,9 +136,12 @@ impl<M: Memory> Shard<M> {
             Input::SegmentReady { base, result: Err(_) } => self.log.segment_failed(base, now),
             Input::Written { result: Err(error), .. }
             | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
-            Input::Read { read, result } => self.fetch_read(read, result, out),
-            Input::IndexWritten { base, result } => self.index_written(base, result, now),
-            Input::IndexRead { read, result } => self.index_read(read, result, out),
+            Input::Read { read, result } => self.fetch_read(read, result, now, out),
+            Input::IndexWritten { base, result } => {
+                self.index_written(base, result, now);
+                self.settle(now, out);
+            }
+            Input::IndexRead { read, result } => self.index_read(read, result, now, out),
             Input::Punched { .. } => {}
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
@@ -155,12 +160,14 @@ impl<M: Memory> Shard<M> {
         }
     }
 
-    /// When `Tick` is due at the latest, in `Now::mono_us`.
+    /// When `Tick` is due at the latest, in `Now::mono_us`; a time that has passed: as soon as may be.
     pub fn next_wake(&self) -> Option<u64> {
         let log = self.log.next_wake();
         let fetches = self.fetches.next_due();
         let groups = self.groups_wake();
-        log.into_iter().chain(fetches).chain(groups).min()
+        let sealing = self.sealing.next_wake();
+        let snapshot = self.snapshots.is_under_way().then_some(0);
+        log.into_iter().chain(fetches).chain(groups).chain(sealing).chain(snapshot).min()
     }
 
     /// Whether the epoch has begun durably and (home shard) the registry agrees on all shards. A broker
@@ -393,6 +400,7 @@ impl<M: Memory> Shard<M> {
         self.wake_fetches(woken, out);
         self.step_sealing(now, out);
         self.step_snapshot(now, out);
+        self.step_retention(now, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;
         self.log.sync_if_due(wanted, now, out);
         if self.stopping {
@@ -407,6 +415,7 @@ impl<M: Memory> Shard<M> {
         self.stopping = true;
         self.end_fetches(out);
         self.end_heartbeats(out);
+        self.finish_snapshot(now, out);
         self.log.pump(now, out);
         self.settle(now, out);
     }
@@ -415,7 +424,10 @@ impl<M: Memory> Shard<M> {
         let failed = self.log.failed().is_some();
         if !failed {
             self.log.pump(now, out);
-            if !self.log.is_quiet() || self.log.mark_if_idle(true, now, out) {
+            if !self.log.is_quiet()
+                || self.log.mark_if_idle(true, now, out)
+                || !self.finish_sealing(now, out)
+            {
                 return;
             }
         }

@@ -74,7 +74,7 @@ impl<M: Memory> Shard<M> {
 
     /// Writes a whole snapshot at once: the shard stops. Returns whether one could begin.
     pub(super) fn finish_snapshot(&mut self, now: Now, out: &mut Outbox<M::Block>) {
-        self.snapshots.wanted = true;
+        self.want_snapshot();
         if !self.snapshots.is_under_way() && self.snapshot_is_due(now) {
             self.begin_snapshot(now, out);
         }
@@ -83,7 +83,13 @@ impl<M: Memory> Shard<M> {
         }
     }
 
+    /// One is to be written as soon as it can be, whatever has happened since the last.
+    pub(super) fn want_snapshot(&mut self) {
+        self.snapshots.wanted = true;
+    }
+
     fn begin_snapshot(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        self.figures.snapshots += 1;
         let slice = Slice::begin(self.snapshots.begin);
         self.append_slice(&slice, now, out);
         let begin = self.log.open_position();
@@ -158,7 +164,6 @@ impl<M: Memory> Shard<M> {
                     id: queue.id,
                     min: queue.min,
                     next: queue.next,
-                    bytes: queue.bytes,
                     last_store_ms: queue.last_store_ms,
                 });
             }
