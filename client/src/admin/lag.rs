@@ -107,7 +107,6 @@ impl Admin {
                 queues: Some(fbb.create_vector(&[queue])),
                 filters: None,
                 checked: true,
-                checked: true,
             };
             offsets::Fetch::create(fbb, &args)
         });
