@@ -47,6 +47,8 @@ pub struct ShardConfig {
     pub snapshot_bytes: u64,
     /// At least so long between two snapshots, whatever the log takes, ms (design, part 6).
     pub snapshot_pause_ms: u64,
+    /// Holes are punched where only expired topics have records, in runs at least so long; 0: never.
+    pub hole_bytes_min: u64,
     /// How long messages of topics that do not say are kept, ms; 0: for ever. RocketMQ `fileReservedTime`, 72 h.
     pub retention_ms: u64,
     /// How many bytes are kept of a topic that does not say, on this broker; 0: any number.
@@ -96,6 +98,7 @@ impl ShardConfig {
             idle_mark_ms: 500,
             snapshot_bytes: 512 << 20,
             snapshot_pause_ms: 10_000,
+            hole_bytes_min: 1 << 20,
             retention_ms: 72 * 3_600_000,
             retention_bytes: 0,
             index_cache_bytes: 16 << 20,
@@ -174,6 +177,8 @@ pub struct Figures {
     pub failed_reads: u64,
     /// See `failed_reads`.
     pub corrupt_reads: u64,
+    /// Bytes given back by holes.
+    pub punched_bytes: u64,
     /// Fetches from an offset that is not, or no longer, there.
     pub out_of_range: u64,
     /// Snapshots of the state written.

@@ -26,13 +26,14 @@ fn config() -> ShardConfig {
         snapshot_bytes: 100 << 10,
         snapshot_pause_ms: 0,
         retention_ms: 1_500,
+        hole_bytes_min: 8 << 10,
         transfer_bytes_min: 4 << 10,
         ..ShardConfig::new(0, 1, 77)
     }
 }
 
 /// Every point at which the shard must have been stopped.
-const POINTS: [&str; 12] = [
+const POINTS: [&str; 14] = [
     "append: a message's unit",
     "append: acknowledge",
     "roll: make the next segment",
@@ -43,6 +44,8 @@ const POINTS: [&str; 12] = [
     "snapshot: a slice",
     "snapshot: its end",
     "retention: retire a segment",
+    "holes: write them down",
+    "holes: punch",
     "open: begin the epoch",
     "stop: the last mark",
 ];
@@ -77,6 +80,7 @@ fn name(action: &Action<desk::Heap>) -> &'static str {
                 () if has_part(6) => "snapshot: its end",
                 () if has_part(1) => "snapshot: its beginning",
                 () if has(Kind::Snapshot) => "snapshot: a slice",
+                () if has(Kind::Hole) => "holes: write them down",
                 () if has(Kind::Epoch) => "open: begin the epoch",
                 () if has(Kind::Message) => "append: a message's unit",
                 () if kinds.is_empty() => "stop: the last mark",
@@ -86,6 +90,7 @@ fn name(action: &Action<desk::Heap>) -> &'static str {
         Action::Sync { .. } => "append: sync",
         Action::MakeSegment { .. } => "roll: make the next segment",
         Action::WriteIndex { .. } => "seal: write the index",
+        Action::Punch { .. } => "holes: punch",
         Action::Retire { .. } => "retention: retire a segment",
         Action::Answer { .. } => "append: acknowledge",
         _ => "other",
@@ -101,9 +106,12 @@ struct Journal {
     next: u64,
 }
 
-fn produce(desk: &mut Desk, topic: u32, journal: &mut Journal, messages: u64) {
+/// `topics`: one with [`QUEUES`] queues, and one that keeps a message in most segments for longer.
+fn produce(desk: &mut Desk, topics: [u32; 2], journal: &mut Journal, messages: u64) {
     for _ in 0..messages {
         let (number, queue) = (journal.next, (journal.next % u64::from(QUEUES)) as u32);
+        let is_kept = number % 20 == 7;
+        let (topic, queue) = if is_kept { (topics[1], 0) } else { (topics[0], queue) };
         journal.next += 1;
         let flush = if number % 3 == 0 { Flush::Async } else { Flush::Sync };
         // Of one block or two, so that some segments end with a block too few.
@@ -114,17 +122,21 @@ fn produce(desk: &mut Desk, topic: u32, journal: &mut Journal, messages: u64) {
             continue;
         };
         let table = read_table::<ProduceAnswer<'_>>(&answer.table).unwrap();
-        let at = (queue, table.base_offset());
+        let at = (if is_kept { QUEUES } else { queue }, table.base_offset());
         assert_eq!(journal.acknowledged.insert(at, number), None, "an offset was given twice");
     }
+}
+
+fn topics(desk: &mut Desk) -> Option<[u32; 2]> {
+    Some([desk.create_topic_as("orders", QUEUES, 0)?, desk.create_topic_as("kept", 1, 4_000)?])
 }
 
 /// Two lives: the first ends cleanly, the second as it comes. Returns what it did, when it was not stopped.
 fn live(files: &Files, journal: &mut Journal, stop_at: usize) -> Vec<&'static str> {
     let watch = Watch { name, stop_at };
     let mut desk = Desk::watched(config(), files.clone(), watch);
-    let Some(topic) = desk.try_create_topic("orders", QUEUES) else { return desk.names };
-    produce(&mut desk, topic, journal, 120);
+    let Some(topics) = topics(&mut desk) else { return desk.names };
+    produce(&mut desk, topics, journal, 120);
     desk.advance(200);
     desk.handle(Input::Stop);
     let (names, is_dead) = (std::mem::take(&mut desk.names), desk.is_dead);
@@ -134,7 +146,7 @@ fn live(files: &Files, journal: &mut Journal, stop_at: usize) -> Vec<&'static st
     let watch = Watch { name, stop_at: stop_at - names.len() };
     let mut desk = Desk::watched(config(), files.clone(), watch);
     for _ in 0..6 {
-        produce(&mut desk, topic, journal, 40);
+        produce(&mut desk, topics, journal, 40);
         desk.advance(1000);
     }
     [names, std::mem::take(&mut desk.names)].concat()
@@ -143,8 +155,9 @@ fn live(files: &Files, journal: &mut Journal, stop_at: usize) -> Vec<&'static st
 /// Everything that was acknowledged is read, but for what expired; what comes next gets new offsets.
 fn check(files: Files, journal: &Journal, what: &str) {
     let mut desk = Desk::open(config(), files);
-    let topic = desk.create_topic("orders", QUEUES);
-    for queue in 0..QUEUES {
+    let topics = topics(&mut desk).expect("answered");
+    let kept = (QUEUES, topics[1], 0);
+    for (known, topic, queue) in (0..QUEUES).map(|q| (q, topics[0], q)).chain([kept]) {
         let (mut next, mut end) = (0, false);
         while !end {
             let sent = desk.fetch(&[FetchQueue::new(topic, queue, next, 0, 0, 0)], 0);
@@ -160,21 +173,21 @@ fn check(files: Files, journal: &Journal, what: &str) {
                     continue;
                 }
                 Status::Ok => {}
-                other => panic!("{what}: queue {queue} at {next}: {other}"),
+                other => panic!("{what}: queue {known} at {next}: {other}"),
             }
             for (offset, number) in (next..).zip(&numbers) {
-                let known = journal.acknowledged.get(&(queue, offset));
-                assert!(known.is_none_or(|known| known == number), "{what}: {queue} {offset}");
+                let sent = journal.acknowledged.get(&(known, offset));
+                assert!(sent.is_none_or(|sent| sent == number), "{what}: {known} {offset}");
             }
             next += numbers.len() as u64;
             end = numbers.is_empty();
         }
-        let last = journal.acknowledged.range((queue, 0)..(queue + 1, 0)).next_back();
+        let last = journal.acknowledged.range((known, 0)..(known + 1, 0)).next_back();
         let acknowledged = last.map_or(0, |((_, offset), _)| offset + 1);
-        assert!(next >= acknowledged, "{what}: queue {queue} ends at {next}, not {acknowledged}");
+        assert!(next >= acknowledged, "{what}: queue {known} ends at {next}, not {acknowledged}");
     }
     let mut after = journal.clone();
-    produce(&mut desk, topic, &mut after, 6);
+    produce(&mut desk, topics, &mut after, 6);
     assert_eq!(after.acknowledged.len(), journal.acknowledged.len() + 6, "{what}");
 }
 

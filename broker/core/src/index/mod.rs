@@ -133,6 +133,8 @@ pub struct Pages {
     pub order: u32,
     /// Rows that the latter has.
     pub records: u32,
+    /// Rows of the directory, which begins on page 1.
+    pub stretches: u32,
 }
 
 impl Pages {

@@ -10,6 +10,7 @@ mod locate;
 mod offsets;
 mod open;
 mod produce;
+mod punching;
 mod registry;
 mod replay;
 mod retention;
@@ -31,6 +32,7 @@ use crate::registry::Registry;
 use crate::route::TopicRoutes;
 use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
 use fetch::Fetches;
+use punching::Punching;
 use registry::HomeState;
 use retention::Retention;
 use ringmq_schema::build::FrameBuilder;
@@ -66,6 +68,9 @@ pub struct Shard<M: Memory> {
     index_pages: PageCache,
     scratch: Vec<Entry>,
     retention: Retention,
+    punching: Punching,
+    /// Time of the step under way.
+    last_step: Now,
     frames: FrameBuilder,
     figures: Figures,
     damage: Vec<Fenced>,
@@ -115,6 +120,7 @@ type Handled = Result<(), Refuse>;
 impl<M: Memory> Shard<M> {
     /// One step: takes `input` at `now`, leaves in `out` what is to be done.
     pub fn handle(&mut self, now: Now, input: Input<'_, M::Block>, out: &mut Outbox<M::Block>) {
+        self.last_step = now;
         match input {
             Input::Request { connection, frame } => self.request(now, connection, frame, out),
             Input::TurnEnd => {
@@ -143,8 +149,11 @@ impl<M: Memory> Shard<M> {
                 self.index_written(base, result, now);
                 self.settle(now, out);
             }
+            Input::IndexRead { read, result } if Self::is_punching_read(read) => {
+                self.punching_read(result, out);
+            }
             Input::IndexRead { read, result } => self.index_read(read, result, now, out),
-            Input::Punched { .. } => {}
+            Input::Punched { .. } => self.punched(),
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
                 self.log.pump(now, out);

@@ -9,6 +9,7 @@ use super::retention::SegmentTopics;
 use super::sealing::Sealing;
 use crate::config::ShardConfig;
 use crate::consume::offsets::Offsets;
+use crate::hole::{Hole, Holes};
 use crate::index::{
     DirectoryReader, Entry, Header, IndexError, PAGE_BYTES, Pages, QueueRows, Section, SegmentRows,
 };
@@ -22,7 +23,7 @@ use crate::snapshot::{self, Item};
 use crate::state;
 use ringmq_schema::placement::shard_of_queue;
 use ringmq_schema::record::{HEADER_BYTES, Kind, RecordHeader, RecordRef};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// See the module.
 pub(super) struct Tables {
@@ -54,6 +55,7 @@ pub(super) struct Tables {
     gaps: BTreeMap<u32, u64>,
     /// What the files held when recovery began is durable.
     is_synced: bool,
+    pub(super) holes: Holes,
     /// Slots with a record behind the last damage.
     seen: BTreeSet<u32>,
 }
@@ -80,13 +82,21 @@ impl Tables {
             has_index: false,
             gaps: BTreeMap::new(),
             is_synced: false,
+            holes: Holes::default(),
             seen: BTreeSet::new(),
         }
     }
 
     /// Everything was read. What indexes say of topics that are gone goes; after damage queues without a record
     /// behind it may have lost some, and their offsets with them.
-    pub(super) fn finish(&mut self, fenced: &[Fenced]) -> Result<(), OpenError> {
+    /// Returns what is damage and no hole.
+    pub(super) fn finish(
+        &mut self,
+        mut fenced: Vec<Fenced>,
+        segments: &VecDeque<Segment>,
+    ) -> Result<Vec<Fenced>, OpenError> {
+        self.keep_expired(segments);
+        fenced.retain(|range| !self.holes.cover(range.from, range.to));
         let gone = |topic: &u32| self.registry.is_deleted(*topic);
         if let Some((_, position)) = self.gaps.iter().find(|(topic, _)| !gone(topic)) {
             let what = "its queue offset does not follow the one before".to_owned();
@@ -106,7 +116,7 @@ impl Tables {
         let bytes: u64 = fenced.iter().map(|range| range.to - range.from).sum();
         let most = bytes / HEADER_BYTES as u64;
         if most == 0 {
-            return Ok(());
+            return Ok(fenced);
         }
         for slot in 0..self.queues.slots() {
             if !self.seen.contains(&slot) {
@@ -114,7 +124,26 @@ impl Tables {
                 queue.skip_to(queue.next + most);
             }
         }
-        Ok(())
+        Ok(fenced)
+    }
+
+    /// What had expired when a hole was made has expired for good, and holes of segments that are gone are none.
+    fn keep_expired(&mut self, segments: &VecDeque<Segment>) {
+        let holes = std::mem::take(&mut self.holes);
+        for hole in holes.iter() {
+            let Some(segment) = segments.iter().find(|segment| segment.base == hole.base) else {
+                continue;
+            };
+            for topic in &hole.topics {
+                self.topics.expire_through(*topic, segment.number);
+                for slot in self.queues.slots_of(*topic).to_vec() {
+                    let queue = self.queues.at_mut(slot);
+                    queue.visible = queue.next;
+                    queue.expire(segment.number + 1);
+                }
+            }
+            self.holes.insert(hole.clone());
+        }
     }
 
     fn take_change(&mut self, change: RegistryChange) -> Result<(), &'static str> {
@@ -146,6 +175,7 @@ impl Tables {
             registry,
             offsets,
             queues,
+            holes,
             is_damaged,
             has_state,
             gone_topics,
@@ -155,6 +185,7 @@ impl Tables {
         snapshot::read(payload, |item| match item {
             Item::Begin { .. } => *has_state = true,
             Item::End { .. } => {}
+            Item::Hole(hole) => holes.insert(hole),
             Item::Registry { version, last_topic, last_group } => {
                 registry.restore_head(version, last_topic, last_group);
             }
@@ -199,6 +230,11 @@ impl Tables {
                 if !self.gone_topics.contains(&owner.queue.topic) {
                     self.offsets.own(&owner);
                 }
+                Ok(())
+            }
+            Kind::Hole => {
+                let hole = Hole::read(record.payload).ok_or("a hole's record does not parse")?;
+                self.holes.insert(hole);
                 Ok(())
             }
             Kind::Epoch => Ok(()),

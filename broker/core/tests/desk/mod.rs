@@ -1,6 +1,7 @@
 //! A shard on a desk: an obedient disk in memory, one client, no time but what the test gives.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // Each test file uses its part.
 
+use ringmq_core::offline::{self, Report};
 use ringmq_core::{
     Action, Block, DiskError, Input, LogFiles, Memory, Now, Outbox, SegmentFile, Shard, ShardConfig,
 };
@@ -14,6 +15,7 @@ use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::{Flush, Produce, ProduceArgs};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 pub struct Heap(pub Vec<u8>);
@@ -350,6 +352,12 @@ impl Desk {
         }
     }
 
+    /// What the offline tools say of the files.
+    pub fn survey(&self) -> Report {
+        let log = offline::Log { id: self.shard.config().log_id, shard: 0 };
+        survey(&self.files.0.borrow(), Some(log))
+    }
+
     pub fn finish_writes(&mut self) {
         for write in std::mem::take(&mut self.held) {
             self.handle(Input::Written { write, result: Ok(()) });
@@ -399,7 +407,15 @@ impl Desk {
         self.try_create_topic(name, queues).expect("answered")
     }
 
+    pub fn create_topic_for(&mut self, name: &str, queues: u32, retention_ms: u64) -> u32 {
+        self.create_topic_as(name, queues, retention_ms).expect("answered")
+    }
+
     pub fn try_create_topic(&mut self, name: &str, queues: u32) -> Option<u32> {
+        self.create_topic_as(name, queues, 0)
+    }
+
+    pub fn create_topic_as(&mut self, name: &str, queues: u32, retention_ms: u64) -> Option<u32> {
         let sent = self.send(Opcode::CreateTopic, &[], |fbb| {
             let name = Some(fbb.create_string(name));
             let args = TopicArgs {
@@ -407,6 +423,7 @@ impl Desk {
                 read_queues: queues,
                 write_queues: queues,
                 permission: 6,
+                retention_ms,
                 ..TopicArgs::default()
             };
             let topic = Some(Topic::create(fbb, &args));
@@ -444,6 +461,26 @@ impl Desk {
             Fetch::create(fbb, &args)
         })
     }
+}
+
+/// What the offline tools say of segments by base.
+pub fn survey(disk: &BTreeMap<u64, Vec<u8>>, log: Option<offline::Log>) -> Report {
+    let mut walk = offline::Walk::new(log, offline::Check::Everything);
+    let mut survey = offline::Survey::default();
+    for (&base, file) in disk {
+        let mut read = |position: u64, out: &mut [u8]| {
+            let at = (position - base) as usize;
+            let bytes = file.get(at..at + out.len());
+            bytes.map(|bytes| out.copy_from_slice(bytes)).is_some()
+        };
+        let segment = SegmentFile { base, bytes: file.len() as u64 };
+        let ended = walk.segment(segment, &mut read, &mut |event| {
+            survey.take(&event);
+            ControlFlow::Continue(())
+        });
+        assert!(ended.is_continue());
+    }
+    survey.finish(walk.flushed())
 }
 
 /// A run of messages whose bodies are `first`, `first + 1`, ... and `bytes` long.
