@@ -70,6 +70,8 @@ impl Words {
         wanted: Vec<Wanted>,
     ) -> Request {
         let intent = Intent::Fetch { group, wanted: wanted.clone(), max_bytes, max_records };
+        // What could not be read is asked for again, sooner or later in this way.
+        let correlation = self.correlation + 1;
         self.request(Opcode::Fetch, shard, false, &[], intent, |fbb| {
             let mut tags = Vec::new();
             let mut queues = Vec::new();
@@ -107,6 +109,7 @@ impl Words {
                 max_records,
                 queues,
                 filters,
+                checked: correlation.is_multiple_of(4),
             };
             consume::Fetch::create(fbb, &args)
         })
