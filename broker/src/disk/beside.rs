@@ -7,7 +7,7 @@
 
 use super::recovery::write_index;
 use super::segment::{failed, file_name, index_name, spare_name};
-use ringmq_core::index::{SegmentRows, Indexed};
+use ringmq_core::index::{Indexed, SegmentRows};
 use ringmq_core::{DiskError, SegmentFile};
 use rustix::fs::FallocateFlags;
 use std::fs::{self, File, OpenOptions};

@@ -24,6 +24,7 @@ use crate::consume::group::{GroupState, Heartbeat};
 use crate::consume::offsets::Offsets;
 use crate::index::{Entry, PageCache};
 use crate::log::Log;
+use crate::log::recovery::Fenced;
 use crate::peer::PeerMessage;
 use crate::queue::Queues;
 use crate::registry::Registry;
@@ -67,6 +68,7 @@ pub struct Shard<M: Memory> {
     retention: Retention,
     frames: FrameBuilder,
     figures: Figures,
+    damage: Vec<Fenced>,
     opened: Now,
     epoch_is_durable: bool,
     disk_has_room: bool,
@@ -211,6 +213,11 @@ impl<M: Memory> Shard<M> {
             tail_bytes: self.log.tail.bytes() as u64,
             ..self.figures
         }
+    }
+
+    /// What of its log was found damaged when it was opened.
+    pub fn damage(&self) -> &[Fenced] {
+        &self.damage
     }
 
     /// Its settings.

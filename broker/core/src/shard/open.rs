@@ -107,6 +107,7 @@ impl<M: Memory> Shard<M> {
             waiting: Waiting::default(),
             frames: FrameBuilder::new(),
             figures,
+            damage: fenced,
             opened: now,
             epoch_is_durable: false,
             disk_has_room: true,
