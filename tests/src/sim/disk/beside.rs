@@ -15,6 +15,7 @@ use crate::sim::{Verdict, violation};
 use ringmq_core::index::{Header, PAGE_BYTES, Section};
 use ringmq_core::seam::BLOCK_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Retired files kept to become segments.
@@ -56,6 +57,8 @@ pub(super) struct Beside {
     spares: Vec<Vec<u8>>,
     /// Holes that no sync has covered, by block.
     holes: BTreeSet<u64>,
+    /// Units of which a bit is wrong.
+    pub(super) rotten: Vec<Range<u64>>,
 }
 
 impl Disk {
