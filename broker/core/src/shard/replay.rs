@@ -108,6 +108,14 @@ impl Tables {
         if most == 0 {
             return Ok(());
         }
+        // Also those of which nothing else is known: all their records may have lain there.
+        for topic in self.registry.topics() {
+            for queue in 0..topic.settings.read_queues.max(topic.settings.write_queues) {
+                if shard_of_queue(topic.id, queue, self.shards) == self.shard {
+                    self.queues.slot_or_new(QueueId { topic: topic.id, queue });
+                }
+            }
+        }
         for slot in 0..self.queues.slots() {
             if !self.seen.contains(&slot) {
                 let queue = self.queues.at_mut(slot);
