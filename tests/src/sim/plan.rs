@@ -170,7 +170,10 @@ fn life(hostile: bool, random: &mut Random) -> Life {
         crash_at_action: random.percent(40).then(|| random.between(1, 400)),
         end: if random.percent(50) { CrashKind::Kill } else { CrashKind::PowerLoss },
         recovery_calls: random.percent(15).then(|| random.between(1, 60)),
-        between: Between { indexes_percent: *random.pick(&[0, 0, 10, 50, 100]), rot_percent: 0 },
+        between: Between {
+            indexes_percent: *random.pick(&[0, 0, 10, 50, 100]),
+            rot_percent: *random.pick(&[0, 0, 0, 0, 0, 0, 20, 50]),
+        },
         faults,
     }
 }

@@ -53,6 +53,8 @@ struct Message {
     acknowledged_us: Option<u64>,
     /// A consumer saw it, or it was acknowledged longer ago than the flush interval: it stays, whatever comes.
     sure: bool,
+    /// Its offset is below the end of its queue, which damage may have moved: it may be gone with the power.
+    doubtful: bool,
 }
 
 impl Message {
@@ -126,6 +128,7 @@ impl Messages {
             position: None,
             acknowledged_us: None,
             sure: false,
+            doubtful: false,
         });
     }
 
@@ -319,11 +322,12 @@ impl Messages {
     /// An offset was told to be damaged; false: it cannot be.
     pub fn lose(&mut self, key: QueueKey, shard: u16, offset: u64) -> bool {
         let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
-        let position = slot.flatten().map(|index| self.messages[index as usize].position);
-        let may_be = match position {
-            Some(Some(position)) => self.is_rotten(shard, position),
+        let message = slot.flatten().map(|index| &self.messages[index as usize]);
+        let may_be = match message.map(|message| (message.position, message)) {
+            Some((_, message)) if message.doubtful && !message.sure => true,
+            Some((Some(position), _)) => self.is_rotten(shard, position),
             // Nobody knows where it lay, or whether there was one.
-            Some(None) | None => self.rotten.contains_key(&shard),
+            Some((None, _)) | None => self.rotten.contains_key(&shard),
         };
         if may_be {
             self.queues.entry(key).or_default().lost.insert(offset);
@@ -385,6 +389,11 @@ impl Messages {
                 let message = &mut self.messages[index as usize];
                 assert_eq!(message.sent.shard, shard, "queues are asked for at their shards");
                 let at = message.position.map(|position| (position, index));
+                let has_rot = self.rotten.contains_key(&shard);
+                if (offset as u64) < *end && has_rot && !message.must_survive(kind) {
+                    message.doubtful = true;
+                    continue;
+                }
                 if (offset as u64) < *end {
                     last_left = last_left.max(at);
                     // Recovery makes durable what it found before anybody sees it.
