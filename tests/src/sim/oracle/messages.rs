@@ -319,15 +319,29 @@ impl Messages {
         self.rotten.get(&shard).is_some_and(|units| units.iter().any(|u| u.contains(&position)))
     }
 
+    /// What is known of an offset, for a report.
+    pub fn describe(&self, key: QueueKey, offset: u64) -> String {
+        let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
+        format!("{:?}", slot.flatten().map(|index| &self.messages[index as usize]))
+    }
+
     /// An offset was told to be damaged; false: it cannot be.
     pub fn lose(&mut self, key: QueueKey, shard: u16, offset: u64) -> bool {
         let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
+        let message = slot.flatten().map(|index| &mut self.messages[index as usize]);
+        if let Some(message) = message
+            && message.doubtful
+            && !message.sure
+        {
+            message.fate = Fate::Gone;
+            self.queues.entry(key).or_default().lost.insert(offset);
+            return true;
+        }
         let message = slot.flatten().map(|index| &self.messages[index as usize]);
-        let may_be = match message.map(|message| (message.position, message)) {
-            Some((_, message)) if message.doubtful && !message.sure => true,
-            Some((Some(position), _)) => self.is_rotten(shard, position),
+        let may_be = match message.map(|message| message.position) {
+            Some(Some(position)) => self.is_rotten(shard, position),
             // Nobody knows where it lay, or whether there was one.
-            Some((None, _)) | None => self.rotten.contains_key(&shard),
+            Some(None) | None => self.rotten.contains_key(&shard),
         };
         if may_be {
             self.queues.entry(key).or_default().lost.insert(offset);
@@ -341,8 +355,13 @@ impl Messages {
         for slot in queue.slots.iter().take(offsets.end as usize).skip(offsets.start as usize) {
             let Some(message) = slot.map(|index| &self.messages[index as usize]) else { continue };
             let retired = self.retired.get(&message.sent.shard);
-            let is_gone = |at: u64| retired.is_some_and(|all| all.iter().any(|r| r.contains(&at)));
-            if message.position.is_some_and(|position| !is_gone(position)) {
+            // A queue whose first records were damaged begins behind them.
+            let rotten = self.rotten.get(&message.sent.shard);
+            let is_gone = |at: u64| {
+                retired.into_iter().chain(rotten).flatten().any(|range| range.contains(&at))
+            };
+            let is_doubtful = message.doubtful && !message.sure;
+            if !is_doubtful && message.position.is_some_and(|position| !is_gone(position)) {
                 return violation(format!("queue {key:?} begins at {}: {message:?}", offsets.end));
             }
         }

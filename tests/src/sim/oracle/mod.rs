@@ -250,7 +250,8 @@ impl Oracle {
                 found = true;
             } else if !filtered {
                 return violation(format!(
-                    "{asked:?}: told damaged up to {to}, and offset {offset} is not"
+                    "{asked:?}: told damaged up to {to}, and offset {offset} is not: {}",
+                    self.messages.describe(got.queue, offset)
                 ));
             }
         }
