@@ -98,7 +98,7 @@ impl World {
                 let slot = &self.shards[usize::from(shard)];
                 self.planted.transfers(&slot.disk, position, &mut run);
                 let is_rotten = slot.disk.is_rotten(position..position + run.len() as u64);
-                if is_rotten && record::records(&run).any(|record| record.is_err()) {
+                if is_rotten && record::records(&run).any(is_damaged) {
                     self.unreadable(connection, &head);
                     return Ok(());
                 }
@@ -189,4 +189,9 @@ impl World {
             }
         }
     }
+}
+
+/// A consumer sees that it is.
+fn is_damaged(record: Result<record::RecordRef<'_>, record::RecordError>) -> bool {
+    !record.is_ok_and(|record| record.check_header().is_ok())
 }
