@@ -57,7 +57,7 @@ fn simulation_seeds_are_clean() {
     ringmq_tests::say(format_args!(
         "simulation: {} seeds clean, {} crashes ({} power losses), {} acknowledged messages checked, \
          {} records read back, {} lost with the power as allowed, {} commits, {} failed disk operations, {} segments, \
-         {} indexes, {} spoiled, {} units spoiled, {} transfers, {} retired, {} holes, {} events",
+         {} indexes, {} spoiled, {} units spoiled, {} transfers, {} expired, {} retired, {} holes, {} events",
         count - failures.len() as u64,
         total.crashes,
         total.power_losses,
@@ -71,6 +71,7 @@ fn simulation_seeds_are_clean() {
         total.spoiled,
         total.rotten,
         total.transfers,
+        total.expired,
         total.retired,
         total.holes,
         total.events,

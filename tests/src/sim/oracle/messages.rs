@@ -349,8 +349,9 @@ impl Messages {
         may_be
     }
 
-    /// Offsets are not there any more: only what was retired may go, and only from the front.
-    pub fn expired(&mut self, key: QueueKey, offsets: Range<u64>) -> Verdict {
+    /// Offsets are not there any more: only what was retired may go, and what is not kept (`may`), and only from
+    /// the front.
+    pub fn expired(&mut self, key: QueueKey, offsets: Range<u64>, may: bool) -> Verdict {
         let Some(queue) = self.queues.get_mut(&key) else { return Ok(()) };
         for slot in queue.slots.iter().take(offsets.end as usize).skip(offsets.start as usize) {
             let Some(message) = slot.map(|index| &self.messages[index as usize]) else { continue };
@@ -360,8 +361,8 @@ impl Messages {
             let is_gone = |at: u64| {
                 retired.into_iter().chain(rotten).flatten().any(|range| range.contains(&at))
             };
-            let is_doubtful = message.doubtful && !message.sure;
-            if !is_doubtful && message.position.is_some_and(|position| !is_gone(position)) {
+            let is_allowed = may || message.doubtful && !message.sure;
+            if !is_allowed && message.position.is_some_and(|position| !is_gone(position)) {
                 return violation(format!("queue {key:?} begins at {}: {message:?}", offsets.end));
             }
         }

@@ -209,7 +209,14 @@ impl Words {
     }
 
     /// A topic, number `topic` of the journal.
-    pub fn create(&mut self, topic: usize, name: &str, queues: u32, flush: u8) -> Request {
+    pub fn create(
+        &mut self,
+        topic: usize,
+        name: &str,
+        queues: u32,
+        flush: u8,
+        retention_bytes: u64,
+    ) -> Request {
         self.request(Opcode::CreateTopic, 0, false, &[], Intent::Create { topic }, |fbb| {
             let name = Some(fbb.create_string(name));
             let args = TopicArgs {
@@ -219,6 +226,7 @@ impl Words {
                 permission: 6,
                 message_type: admin::MessageType::Unspecified,
                 flush,
+                retention_bytes,
                 ..TopicArgs::default()
             };
             let topic = Some(admin::Topic::create(fbb, &args));
