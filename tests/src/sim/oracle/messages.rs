@@ -213,11 +213,12 @@ impl Messages {
         if record.is_broken {
             let is_rotten =
                 self.is_rotten(self.messages[index as usize].sent.shard, record.position);
+            if !is_rotten {
+                return violation(format!("a consumer got a broken record: {record:?}"));
+            }
+            self.bind(index, record.offset)?;
             self.queues.entry(record.queue).or_default().lost.insert(record.offset);
-            return match is_rotten {
-                true => self.bind(index, record.offset),
-                false => violation(format!("a consumer got a broken record: {record:?}")),
-            };
+            return Ok(());
         }
         let message = &mut self.messages[index as usize];
         let sent = &message.sent;
