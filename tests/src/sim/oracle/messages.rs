@@ -411,7 +411,9 @@ impl Messages {
                 assert_eq!(message.sent.shard, shard, "queues are asked for at their shards");
                 let at = message.position.map(|position| (position, index));
                 let has_rot = self.rotten.contains_key(&shard);
-                if (offset as u64) < *end && has_rot && !message.must_survive(kind) {
+                // Doubt stays until somebody sees it.
+                let in_doubt = message.doubtful && !message.sure || !message.must_survive(kind);
+                if (offset as u64) < *end && has_rot && in_doubt {
                     message.doubtful = true;
                     continue;
                 }
