@@ -118,6 +118,14 @@ impl Tables {
         if most == 0 {
             return Ok(fenced);
         }
+        // Also those of which nothing else is known: all their records may have lain there.
+        for topic in self.registry.topics() {
+            for queue in 0..topic.settings.read_queues.max(topic.settings.write_queues) {
+                if shard_of_queue(topic.id, queue, self.shards) == self.shard {
+                    self.queues.slot_or_new(QueueId { topic: topic.id, queue });
+                }
+            }
+        }
         for slot in 0..self.queues.slots() {
             if !self.seen.contains(&slot) {
                 let queue = self.queues.at_mut(slot);
@@ -443,14 +451,17 @@ impl Tables {
         let mut slots = Vec::with_capacity(rows.queues.len());
         for QueueRows { id, first_offset, entries, .. } in &rows.queues {
             let slot = self.queues.slot_or_new(*id);
+            if slots.last() != Some(&slot) {
+                self.touched.touch(segment.number, slot);
+            }
             slots.push(slot);
             let queue = self.queues.at_mut(slot);
+            // A queue comes again where offsets are missing in between.
+            let mut first = *first_offset;
             for chunk in entries {
-                let at = queue.chunks.back().filter(|c| c.segment == segment.number);
-                let first = at.map_or(*first_offset, |chunk| chunk.end());
                 queue.add_chunk(segment.number, first, chunk);
+                first += chunk.len() as u64;
             }
-            self.touched.touch(segment.number, slot);
             self.seen.insert(slot);
         }
         self.rows = rows;
