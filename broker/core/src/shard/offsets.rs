@@ -2,7 +2,7 @@
 
 use super::waiting::Then;
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
-use crate::peer::{Ownership, PeerMessage, QueueId, member_id, member_of};
+use crate::peer::{Ownership, QueueId, member_id, member_of};
 use crate::seam::{Memory, Now, Outbox};
 use crate::state::{self, Committed};
 use ringmq_schema::consume::{
@@ -249,13 +249,16 @@ impl<M: Memory> Shard<M> {
             let progress = self.offsets.get(group, queue);
             let known =
                 Ownership { group, queue, member: progress.owner, generation: progress.generation };
-            let message = PeerMessage::Assigned { ownership: known, accepted: false };
-            self.tell(from, message, now, out);
+            // promise: one-owner. What is known may not be durable yet: a member that was told of a generation
+            // which a power loss takes back would share it with another.
+            let then = Then::Assigned { to: from, ownership: known, accepted: false };
+            self.waiting.push(self.log.appended(), true, then);
+            self.answer_waiting(now, out);
             return;
         }
         let payload = state::write_owner(&ownership);
         let end = self.log.append_state(Kind::Owner, &payload, true, now, out);
-        self.waiting.push(end, true, Then::Assigned { to: from, ownership });
+        self.waiting.push(end, true, Then::Assigned { to: from, ownership, accepted: true });
         // Whoever fetches under the old generation is to learn of it.
         if let Some(slot) = self.queues.slot(queue) {
             let waiting = std::mem::take(&mut self.queues.at_mut(slot).waiting);

@@ -49,10 +49,10 @@ pub(super) struct Tables {
     /// The log is there from its very beginning.
     is_whole: bool,
     is_damaged: bool,
+    /// By slot: first offset that was there when the snapshot was taken.
+    first_known: BTreeMap<u32, u64>,
     /// Segments were taken from their indexes, which leave out topics that are gone.
     has_index: bool,
-    /// By topic, where offsets were missing behind such a segment.
-    gaps: BTreeMap<u32, u64>,
     /// What the files held when recovery began is durable.
     is_synced: bool,
     pub(super) holes: Holes,
@@ -79,8 +79,8 @@ impl Tables {
             has_state: false,
             is_whole: false,
             is_damaged: false,
+            first_known: BTreeMap::new(),
             has_index: false,
-            gaps: BTreeMap::new(),
             is_synced: false,
             holes: Holes::default(),
             seen: BTreeSet::new(),
@@ -98,10 +98,6 @@ impl Tables {
         self.keep_expired(segments);
         fenced.retain(|range| !self.holes.cover(range.from, range.to));
         let gone = |topic: &u32| self.registry.is_deleted(*topic);
-        if let Some((_, position)) = self.gaps.iter().find(|(topic, _)| !gone(topic)) {
-            let what = "its queue offset does not follow the one before".to_owned();
-            return Err(OpenError::Impossible { position: *position, what });
-        }
         let topics: BTreeSet<u32> = self.queues.topics().filter(gone).collect();
         for topic in topics {
             self.queues.forget_topic(topic);
@@ -117,6 +113,11 @@ impl Tables {
         let most = bytes / HEADER_BYTES as u64;
         if most == 0 {
             return Ok(fenced);
+        }
+        // What is missing in front may be lost, and need not have expired.
+        for (slot, first) in &self.first_known {
+            let queue = self.queues.at_mut(*slot);
+            queue.min = queue.min.min(*first);
         }
         // Also those of which nothing else is known: all their records may have lain there.
         for topic in self.registry.topics() {
@@ -184,7 +185,7 @@ impl Tables {
             offsets,
             queues,
             holes,
-            is_damaged,
+            first_known,
             has_state,
             gone_topics,
             gone_groups,
@@ -209,7 +210,8 @@ impl Tables {
             Item::Queue(state) if gone_topics.contains(&state.id.topic) => {}
             Item::Queue(state) => {
                 let slot = queues.slot_or_new(state.id);
-                queues.at_mut(slot).restore(&state, *is_damaged);
+                queues.at_mut(slot).restore(&state);
+                first_known.insert(slot, state.min);
             }
         })
         .ok_or("a slice of a snapshot does not parse")
@@ -280,11 +282,9 @@ impl Tables {
             None => return Err("its queue offset was given before"),
             Some(0) => {}
             Some(_) if self.is_damaged => queue.skip_to(offset),
-            // What an index says was written when the topic was gone already; `finish` looks whether it is.
-            Some(_) if self.has_index => {
-                self.gaps.entry(id.topic).or_insert(header.position.get());
-                queue.skip_to(offset);
-            }
+            // An index leaves out topics that were gone when it was written, and what was lost or had expired
+            // when it was made again.
+            Some(_) if self.has_index => queue.skip_to(offset),
             Some(_) => return Err("its queue offset does not follow the one before"),
         }
         let bytes = header.prefix.length.get();

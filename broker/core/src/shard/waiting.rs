@@ -38,6 +38,7 @@ pub(super) enum Then {
     Assigned {
         to: u16,
         ownership: Ownership,
+        accepted: bool,
     },
     /// The new epoch has begun.
     Epoch,
@@ -100,8 +101,8 @@ impl<M: Memory> Shard<M> {
                     push_answer(asker.connection, start, out);
                 }
                 Then::Registry { version } => self.apply_change(version, now, out),
-                Then::Assigned { to, ownership } => {
-                    let message = PeerMessage::Assigned { ownership, accepted: true };
+                Then::Assigned { to, ownership, accepted } => {
+                    let message = PeerMessage::Assigned { ownership, accepted };
                     self.tell(to, message, now, out);
                 }
                 Then::Epoch => self.epoch_began(now, out),
