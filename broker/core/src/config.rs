@@ -47,6 +47,10 @@ pub struct ShardConfig {
     pub snapshot_bytes: u64,
     /// Pages of indexes kept in memory for consumers that are behind and for look-ups.
     pub index_cache_bytes: usize,
+    /// Most look-ups under way that wait for the disk: by time, key or id.
+    pub lookups: usize,
+    /// Most segments that one request for messages by key or id looks at; the answer says where to go on.
+    pub lookup_segments: usize,
     /// Most bytes one answer to a fetch holds; one record always fits.
     pub fetch_bytes: usize,
     /// Most fetches waiting for messages.
@@ -87,6 +91,8 @@ impl ShardConfig {
             idle_mark_ms: 500,
             snapshot_bytes: 512 << 20,
             index_cache_bytes: 16 << 20,
+            lookups: 256,
+            lookup_segments: 4096,
             fetch_bytes: 4 << 20,
             waiting_fetches: 65_536,
             waiting_produces: 262_144,
@@ -141,6 +147,10 @@ pub struct Figures {
     pub tail_bytes: u64,
     /// Bytes read back from disk for consumers.
     pub read_bytes: u64,
+    /// Look-ups by time, key or id that did not end with what was in memory of queues.
+    pub lookups: u64,
+    /// Pages of indexes read from disk.
+    pub index_reads: u64,
     /// Records replayed at start, and bytes cut off as a torn tail.
     pub replayed: u64,
     /// See `replayed`.

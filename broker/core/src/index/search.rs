@@ -9,7 +9,7 @@
 use super::filter;
 use super::header::{Extent, Header};
 use super::row::{HashRow, Row, Section, row};
-use super::{Entry, ROOM_BYTES};
+use super::{Entry, OrderRow, ROOM_BYTES};
 
 /// What is looked up by a hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,8 +126,7 @@ impl Lookup {
                     })
                 }
                 State::End(ref mut rows) => {
-                    let is_wanted =
-                        |row: HashRow| (row.hash, u64::from(row.place)) < (hash, below);
+                    let is_wanted = |row: HashRow| (row.hash, u64::from(row.place)) < (hash, below);
                     rows.run(&mut pages, is_wanted).map(|end| self.state = State::Rows(end))
                 }
                 State::Rows(end) if self.places.len() < self.limit => {
@@ -193,6 +192,49 @@ impl Lookup {
         }
         self.state = State::Rows(begin);
         Ok(())
+    }
+}
+
+/// Whether a record begins at a place.
+#[derive(Debug)]
+pub struct PlaceSearch {
+    place: u32,
+    order: Extent,
+    bisect: Bisect,
+}
+
+impl PlaceSearch {
+    /// Of a place in an index.
+    pub fn new(header: &Header, place: u32) -> PlaceSearch {
+        let bisect = Bisect::new(header, Section::Order, 0, header.records);
+        PlaceSearch { place, order: header.extent(Section::Order), bisect }
+    }
+
+    /// Goes on as far as the pages go that `pages` has; answers the place, or none.
+    pub fn step<P: AsRef<[u8]>>(&mut self, mut pages: impl FnMut(u32) -> Option<P>) -> Found {
+        match self.find(&mut pages) {
+            Ok(true) => Found::Done(vec![self.place]),
+            Ok(false) => Found::Done(Vec::new()),
+            Err(Halt::Need(page)) => Found::Need(page),
+            Err(Halt::Damaged(page)) => Found::Damaged(page),
+        }
+    }
+
+    fn find<P: AsRef<[u8]>>(
+        &mut self,
+        pages: &mut impl FnMut(u32) -> Option<P>,
+    ) -> Result<bool, Halt> {
+        let place = self.place;
+        let number = self.bisect.run(pages, |row: OrderRow| row.place < place)?;
+        if number >= self.order.rows {
+            return Ok(false);
+        }
+        let per_page = Section::Order.per_page();
+        let page = self.order.first_page + number / per_page;
+        let room = fetch(page, pages)?;
+        let found: OrderRow =
+            row(room.as_ref(), (number % per_page) as usize).ok_or(Halt::Damaged(page))?;
+        Ok(found.place == place)
     }
 }
 
@@ -438,6 +480,38 @@ mod tests {
                 assert!(asked <= 6, "{asked}");
             }
             first_entry += entries.len() as u32;
+        }
+    }
+
+    #[test]
+    fn a_place_is_where_a_record_begins() {
+        for records in [0, 1, 340, 341, 342, 9_000] {
+            let rows = segment(17, Shape { records, queues: 2, gap_after: 0, keys: 0 });
+            let file = rows.encode();
+            let header = Header::of_file(&file).unwrap();
+            let places: Vec<u32> = rows.order.iter().map(|row| row.place).collect();
+            let some = places.iter().step_by(89).flat_map(|place| [*place, place ^ 1, place + 1]);
+            for place in some.chain([0, u32::MAX]).chain(places.last().copied()) {
+                let mut search = PlaceSearch::new(&header, place);
+                let mut held = None;
+                let mut asked = 0;
+                let found = loop {
+                    match search.step(|page| {
+                        held.and_then(|(number, room)| (number == page).then_some::<&[u8]>(room))
+                    }) {
+                        Found::Done(found) => break found,
+                        Found::Damaged(page) => panic!("page {page}"),
+                        Found::Need(page) => {
+                            asked += 1;
+                            let begin = page as usize * PAGE_BYTES;
+                            held = Some((page, &file[begin..begin + ROOM_BYTES]));
+                        }
+                    }
+                };
+                let is_there = places.binary_search(&place).is_ok();
+                assert_eq!(found, if is_there { vec![place] } else { Vec::new() });
+                assert!(asked <= 7, "{asked}");
+            }
         }
     }
 

@@ -325,6 +325,7 @@ impl<M: Memory> Shard<M> {
         parked.pages = pages.len() as u32;
         self.fetches.parked.insert(fetch, parked);
         for page in pages {
+            self.figures.index_reads += 1;
             let read = self.fetches.next;
             self.fetches.next += 1;
             self.fetches.index_reads.insert(read, (*page, fetch));
