@@ -45,7 +45,13 @@ pub struct ShardConfig {
     /// A snapshot of the state is written when the log grew by so much since the last: what recovery reads
     /// at most beside the active segment. 512 MiB: under half a second on the disks measured.
     pub snapshot_bytes: u64,
-    /// Pages of indexes kept in memory for consumers that are behind and for look-ups.
+    /// At least so long between two snapshots, whatever the log takes, ms (design, part 6).
+    pub snapshot_pause_ms: u64,
+    /// How long messages of topics that do not say are kept, ms; 0: for ever. RocketMQ `fileReservedTime`, 72 h.
+    pub retention_ms: u64,
+    /// How many bytes are kept of a topic that does not say, on this broker; 0: any number.
+    pub retention_bytes: u64,
+    /// Pages of indexes kept in memory for consumers that are behind and for look-ups; at least 512 KiB.
     pub index_cache_bytes: usize,
     /// Most look-ups under way that wait for the disk: by time, key or id.
     pub lookups: usize,
@@ -53,6 +59,9 @@ pub struct ShardConfig {
     pub lookup_segments: usize,
     /// Most bytes one answer to a fetch holds; one record always fits.
     pub fetch_bytes: usize,
+    /// A run of records of a sealed segment goes out from the file to the socket when it is at least so long;
+    /// 0: never. See `bench` for where it pays.
+    pub transfer_bytes_min: usize,
     /// Most fetches waiting for messages.
     pub waiting_fetches: usize,
     /// Most produce requests waiting for their write.
@@ -90,10 +99,14 @@ impl ShardConfig {
             async_flush_ms: 500,
             idle_mark_ms: 500,
             snapshot_bytes: 512 << 20,
+            snapshot_pause_ms: 10_000,
+            retention_ms: 72 * 3_600_000,
+            retention_bytes: 0,
             index_cache_bytes: 16 << 20,
             lookups: 256,
             lookup_segments: 4096,
             fetch_bytes: 4 << 20,
+            transfer_bytes_min: 64 << 10,
             waiting_fetches: 65_536,
             waiting_produces: 262_144,
             topics: 100_000,
@@ -157,4 +170,22 @@ pub struct Figures {
     pub torn_bytes: u64,
     /// Bytes of the log that are damaged: what lay there is lost, what lies around is not.
     pub fenced_bytes: u64,
+    /// Indexes of segments written.
+    pub segments_indexed: u64,
+    /// Segments retired, and messages that consumers can no longer read.
+    pub segments_retired: u64,
+    /// See `segments_retired`.
+    pub expired_messages: u64,
+    /// Runs sent from file to socket, and their bytes.
+    pub transfers: u64,
+    /// See `transfers`.
+    pub transfer_bytes: u64,
+    /// Records that could not be read, or that were read and are not what was written.
+    pub failed_reads: u64,
+    /// See `failed_reads`.
+    pub corrupt_reads: u64,
+    /// Fetches from an offset that is not, or no longer, there.
+    pub out_of_range: u64,
+    /// Snapshots of the state written.
+    pub snapshots: u64,
 }

@@ -102,6 +102,9 @@ impl Registry {
     pub(crate) fn restore(&mut self, change: &RegistryChange) {
         let version = change.version;
         match &change.change {
+            // Changed while the snapshot was written.
+            Change::Topic { id, .. }
+                if self.topics.get(id).is_some_and(|t| t.version > version) => {}
             Change::Topic { id, settings } => {
                 let topic = Topic { id: *id, version, settings: settings.clone() };
                 self.topic_ids.insert(settings.name.clone(), *id);

@@ -19,7 +19,7 @@
 //!   together is written together. `Tick` comes at [`crate::Shard::next_wake`] at the latest, and at
 //!   least each second.
 
-use crate::index::{SegmentRows, StretchRow};
+use crate::index::{Indexed, SegmentRows};
 use crate::peer::PeerMessage;
 use crate::route::{TopicChange, TopicRoutes};
 use ringmq_schema::frame::Frame;
@@ -134,8 +134,8 @@ pub enum Input<'a, B> {
     IndexWritten {
         /// The segment.
         base: u64,
-        /// How; what its directory has ([`SegmentRows::stretches`]).
-        result: Result<Box<[StretchRow]>, DiskError>,
+        /// How; what is in it ([`SegmentRows::indexed`]).
+        result: Result<Indexed, DiskError>,
     },
     /// A hole was punched, or could not be.
     Punched {
@@ -324,6 +324,8 @@ pub trait LogFiles {
     fn read_index(&mut self, base: u64, at: u64, out: &mut [u8]) -> Result<(), DiskError>;
     /// Writes a segment's index, in place of what is there; it has its name only when it is whole.
     fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError>;
+    /// Removes a segment's index, durably; there need not be one.
+    fn remove_index(&mut self, base: u64) -> Result<(), DiskError>;
     /// Makes durable whatever the files hold.
     fn sync(&mut self) -> Result<(), DiskError>;
 }

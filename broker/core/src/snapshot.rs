@@ -10,7 +10,7 @@
 //! 2 Registry  u64 version, u32 last topic id, u32 last group id; follows Begin at once
 //! 3 Changes   (u32 length, a topic or group as its record has it)*
 //! 4 Offsets   (u32 group, u32 topic, u32 queue, i64 committed or -1, i64 committed at, u32 generation, u128 owner)*
-//! 5 Queues    (u32 topic, u32 queue, u64 min, u64 next, u64 bytes, i64 newest store time)*
+//! 5 Queues    (u32 topic, u32 queue, u64 min, u64 next, i64 newest store time)*
 //! 6 End       u64 beginning
 //! ```
 //!
@@ -28,7 +28,6 @@ pub(crate) struct QueueState {
     pub(crate) id: QueueId,
     pub(crate) min: u64,
     pub(crate) next: u64,
-    pub(crate) bytes: u64,
     pub(crate) last_store_ms: i64,
 }
 
@@ -116,7 +115,6 @@ impl Slice {
         self.0.extend_from_slice(&queue.id.queue.to_le_bytes());
         self.0.extend_from_slice(&queue.min.to_le_bytes());
         self.0.extend_from_slice(&queue.next.to_le_bytes());
-        self.0.extend_from_slice(&queue.bytes.to_le_bytes());
         self.0.extend_from_slice(&queue.last_store_ms.to_le_bytes());
     }
 }
@@ -165,11 +163,11 @@ fn read_offset(reader: &mut Reader<'_>) -> Option<Item> {
 
 fn read_queue(reader: &mut Reader<'_>) -> Option<Item> {
     let id = QueueId { topic: reader.u32()?, queue: reader.u32()? };
-    let (min, next, bytes) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    let (min, next) = (reader.u64()?, reader.u64()?);
     if min > next {
         return None;
     }
-    Some(Item::Queue(QueueState { id, min, next, bytes, last_store_ms: reader.u64()? as i64 }))
+    Some(Item::Queue(QueueState { id, min, next, last_store_ms: reader.u64()? as i64 }))
 }
 
 #[cfg(test)]
@@ -187,7 +185,7 @@ mod tests {
         let queue = QueueId { topic: 7, queue: 3 };
         let progress =
             Progress { committed: Some(9), committed_ms: 5, owner: 1 << 100, generation: 4 };
-        let state = QueueState { id: queue, min: 1, next: 9, bytes: 800, last_store_ms: -1 };
+        let state = QueueState { id: queue, min: 1, next: 9, last_store_ms: -1 };
         let change =
             RegistryChange { version: 3, change: Change::Group { id: 1, name: "g".to_owned() } };
         let mut changes = Slice::changes();

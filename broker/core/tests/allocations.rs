@@ -90,6 +90,9 @@ impl LogFiles for NoFiles {
     fn write_index(&mut self, _base: u64, _bytes: &[u8]) -> Result<(), ringmq_core::DiskError> {
         Ok(())
     }
+    fn remove_index(&mut self, _base: u64) -> Result<(), ringmq_core::DiskError> {
+        Ok(())
+    }
 
     fn sync(&mut self) -> Result<(), ringmq_core::DiskError> {
         Ok(())

@@ -2654,6 +2654,7 @@ impl<'a> Fetch<'a> {
   pub const VT_MAX_RECORDS: ::flatbuffers::VOffsetT = 14;
   pub const VT_QUEUES: ::flatbuffers::VOffsetT = 16;
   pub const VT_FILTERS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_CHECKED: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2673,6 +2674,7 @@ impl<'a> Fetch<'a> {
     builder.add_wait_ms(args.wait_ms);
     if let Some(x) = args.member { builder.add_member(x); }
     builder.add_group(args.group);
+    builder.add_checked(args.checked);
     builder.finish()
   }
 
@@ -2734,6 +2736,15 @@ impl<'a> Fetch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TagFilter>>>>(Fetch::VT_FILTERS, None)}
   }
+  /// The run is to be read and its records checked by the broker, not sent from the file as it is: asked for
+  /// after a run that could not be read.
+  #[inline]
+  pub fn checked(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Fetch::VT_CHECKED, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Fetch<'_> {
@@ -2750,6 +2761,7 @@ impl ::flatbuffers::Verifiable for Fetch<'_> {
      .visit_field::<u32>("max_records", Self::VT_MAX_RECORDS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, FetchQueue>>>("queues", Self::VT_QUEUES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<TagFilter>>>>("filters", Self::VT_FILTERS, false)?
+     .visit_field::<bool>("checked", Self::VT_CHECKED, false)?
      .finish();
     Ok(())
   }
@@ -2763,6 +2775,7 @@ pub struct FetchArgs<'a> {
     pub max_records: u32,
     pub queues: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, FetchQueue>>>,
     pub filters: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TagFilter<'a>>>>>,
+    pub checked: bool,
 }
 impl<'a> Default for FetchArgs<'a> {
   #[inline]
@@ -2776,6 +2789,7 @@ impl<'a> Default for FetchArgs<'a> {
       max_records: 1024,
       queues: None,
       filters: None,
+      checked: false,
     }
   }
 }
@@ -2818,6 +2832,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FetchBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Fetch::VT_FILTERS, filters);
   }
   #[inline]
+  pub fn add_checked(&mut self, checked: bool) {
+    self.fbb_.push_slot::<bool>(Fetch::VT_CHECKED, checked, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FetchBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     FetchBuilder {
@@ -2843,6 +2861,7 @@ impl ::core::fmt::Debug for Fetch<'_> {
       ds.field("max_records", &self.max_records());
       ds.field("queues", &self.queues());
       ds.field("filters", &self.filters());
+      ds.field("checked", &self.checked());
       ds.finish()
   }
 }

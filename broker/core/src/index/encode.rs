@@ -8,7 +8,9 @@ use super::filter;
 use super::header::{Extent, Header};
 use super::page::PageWriter;
 use super::row::{HashRow, Row, Section, Stretch, TopicRows};
-use super::{NO_QUEUE, OrderRow, PAGE_BYTES, QueueRows, ROOM_BYTES, SegmentRows, StretchRow};
+use super::{
+    Indexed, NO_QUEUE, OrderRow, PAGE_BYTES, Pages, QueueRows, ROOM_BYTES, SegmentRows, StretchRow,
+};
 use std::collections::BTreeMap;
 
 impl SegmentRows {
@@ -43,17 +45,25 @@ impl SegmentRows {
         out.bytes
     }
 
-    /// What the directory of the index says, as the shard keeps it.
-    pub fn stretches(&self) -> Box<[StretchRow]> {
+    /// What the shard keeps of the index.
+    pub fn indexed(&self) -> Indexed {
         let directory = self.directory();
-        let rows = directory.iter().zip(0..).map(|((stretch, queue), number)| StretchRow {
+        let stretches = directory.iter().zip(0..).map(|((stretch, queue), number)| StretchRow {
             slot: queue.slot,
             first_offset: stretch.first_offset,
             count: stretch.count,
             number,
             first_entry: stretch.first_entry,
         });
-        rows.collect()
+        let topics: Box<[TopicRows]> = topics(&directory).into_values().collect();
+        let pages_of = |rows: usize, section: Section| count_of(rows).div_ceil(section.per_page());
+        let messages = directory.iter().map(|(stretch, _)| stretch.count as usize).sum();
+        let entries = 1
+            + pages_of(directory.len(), Section::Directory)
+            + pages_of(topics.len(), Section::Topics);
+        let order = entries + pages_of(messages, Section::Entries);
+        let pages = Pages { entries, order, records: count_of(self.order.len()) };
+        Indexed { stretches: stretches.collect(), topics, pages }
     }
 
     fn header(
@@ -71,6 +81,7 @@ impl SegmentRows {
             base: self.base,
             bytes: self.bytes,
             end: self.end,
+            snapshot: self.snapshot,
             epoch: self.epoch,
             oldest_ms: oldest.min().unwrap_or(0),
             newest_ms: directory.iter().map(|(stretch, _)| stretch.last_ms).max().unwrap_or(0),

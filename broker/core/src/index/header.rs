@@ -3,9 +3,9 @@
 //! | at | field |
 //! |---|---|
 //! | 0 | "RMQI", format version u32, log id u64, base u64 |
-//! | 24 | segment's bytes u64, end u64, epoch u32, shard u16, 0 u16 |
-//! | 48 | oldest and newest store time i64, i64; records, messages, pages u32 each, 0 u32 |
-//! | 80 | for each of ten sections: first page u32, rows u32 |
+//! | 24 | segment's bytes u64, end u64, snapshot u64, epoch u32, shard u16, 0 u16 |
+//! | 56 | oldest and newest store time i64, i64; records, messages, pages u32 each, 0 u32 |
+//! | 88 | for each of ten sections: first page u32, rows u32 |
 //!
 //! Invariants:
 //! - a header that was read describes a file in which every row of every section has exactly one page;
@@ -52,6 +52,8 @@ pub struct Header {
     pub bytes: u64,
     /// End of what the index covers.
     pub end: u64,
+    /// See [`super::SegmentRows::snapshot`].
+    pub snapshot: u64,
     /// Epoch of the last unit covered.
     pub epoch: u32,
     /// Lowest [`super::Entry::latest_ms`]; 0 without messages.
@@ -178,6 +180,13 @@ impl Header {
         })
     }
 
+    /// What a shard keeps of it.
+    pub fn pages(&self) -> super::Pages {
+        let first = |section| self.extent(section).first_page;
+        let (entries, order) = (first(Section::Entries), first(Section::Order));
+        super::Pages { entries, order, records: self.records }
+    }
+
     /// Where an [`super::Entry`] lies.
     pub fn entry_page(&self, entry: u32) -> Option<Spot> {
         self.spot(Section::Entries, entry)
@@ -213,7 +222,7 @@ impl Header {
         let mut out = Vec::with_capacity(ROOM_BYTES);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        for field in [self.log_id, self.base, self.bytes, self.end] {
+        for field in [self.log_id, self.base, self.bytes, self.end, self.snapshot] {
             out.extend_from_slice(&field.to_le_bytes());
         }
         out.extend_from_slice(&self.epoch.to_le_bytes());
@@ -231,8 +240,8 @@ impl Header {
     }
 
     fn take(fields: &mut Fields<'_>) -> Option<Header> {
-        let [log_id, base, bytes, end] =
-            [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+        let [log_id, base, bytes, end, snapshot] =
+            [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
         let (epoch, shard) = (fields.u32()?, fields.u16()?);
         fields.u16()?;
         let (oldest_ms, newest_ms) = (fields.i64()?, fields.i64()?);
@@ -248,6 +257,7 @@ impl Header {
             base,
             bytes,
             end,
+            snapshot,
             epoch,
             oldest_ms,
             newest_ms,
@@ -355,10 +365,10 @@ mod tests {
 
     #[test]
     fn a_header_that_contradicts_itself_is_damaged() {
-        for at in [24, 32, 48, 64, 68, 72, 80, 84, 100, 108, 132, 148, 156] {
+        for at in [24, 32, 56, 72, 76, 80, 88, 92, 108, 116, 140, 156, 164] {
             let read = changed(at, &[0xff; 4], BASE);
             // Where a longer segment or an earlier oldest message is meant, that may be.
-            let harmless = [24, 48].contains(&at);
+            let harmless = [24, 56].contains(&at);
             assert!(harmless || matches!(read, Err(IndexError::Damaged { .. })), "{at}: {read:?}");
         }
         assert!(matches!(changed(24, &[0xff; 8], BASE), Err(IndexError::Damaged { .. })));

@@ -44,7 +44,7 @@ pub use cache::PageCache;
 pub use error::IndexError;
 pub use header::{Extent, Header, MAGIC, Spot, VERSION};
 pub use page::check_page;
-pub use read::{DirectoryReader, read_rows, verify};
+pub use read::{DirectoryReader, read_rows, read_topics, verify};
 pub use row::{Fields, HashRow, Row, Section, Stretch, TopicRows, row, rows};
 pub use search::{Found, FoundTime, Lookup, PlaceSearch, Table, TimeSearch};
 
@@ -113,6 +113,45 @@ pub struct StretchRow {
     pub first_entry: u32,
 }
 
+/// What the shard keeps in memory of an index that is on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Indexed {
+    /// The directory.
+    pub stretches: Box<[StretchRow]>,
+    /// What it holds of each topic, by id.
+    pub topics: Box<[TopicRows]>,
+    /// Where its rows lie.
+    pub pages: Pages,
+}
+
+/// First pages of the sections that fetches read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// Of [`Section::Entries`].
+    pub entries: u32,
+    /// Of [`Section::Order`].
+    pub order: u32,
+    /// Rows that the latter has.
+    pub records: u32,
+}
+
+impl Pages {
+    /// Where an [`Entry`] lies.
+    pub fn entry(&self, number: u32) -> Spot {
+        spot(self.entries, Section::Entries, number)
+    }
+
+    /// Where an [`OrderRow`] lies.
+    pub fn order_row(&self, number: u32) -> Spot {
+        spot(self.order, Section::Order, number)
+    }
+}
+
+fn spot(first: u32, section: Section, number: u32) -> Spot {
+    let page = first.saturating_add(number / section.per_page());
+    Spot { page, row: (number % section.per_page()) as usize }
+}
+
 /// Everything that goes into the index of one segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SegmentRows {
@@ -122,6 +161,8 @@ pub struct SegmentRows {
     pub bytes: u64,
     /// End of what the index covers: of the segment when that is sealed.
     pub end: u64,
+    /// Where a whole snapshot of the state begins that was durable when the index was made; 0: none is known.
+    pub snapshot: u64,
     /// Epoch of the last unit covered.
     pub epoch: u32,
     /// The shard.

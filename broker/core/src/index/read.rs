@@ -7,7 +7,7 @@
 
 use super::header::Header;
 use super::page::check_page;
-use super::row::{HashRow, Row, Section, Stretch};
+use super::row::{HashRow, Row, Section, Stretch, TopicRows};
 use super::{
     Entry, IndexError, NO_QUEUE, OrderRow, PAGE_BYTES, PLACE_BYTES, QueueRows, SegmentRows,
 };
@@ -90,6 +90,22 @@ impl<'a> DirectoryReader<'a> {
     }
 }
 
+/// The section of topics, from its pages.
+pub fn read_topics(header: &Header, pages: &[u8]) -> Result<Box<[TopicRows]>, IndexError> {
+    let mut topics = Vec::with_capacity(header.extent(Section::Topics).rows as usize);
+    let expected = header.pages_of(Section::Topics);
+    if pages.len() != expected.len() * PAGE_BYTES {
+        let what = "a part of the topics was not read";
+        return Err(IndexError::Damaged { page: expected.start, what });
+    }
+    for (number, page) in expected.zip(pages.chunks(PAGE_BYTES)) {
+        let room = check_page(header.base, number, page)
+            .ok_or(IndexError::Damaged { page: number, what: "the checksum does not match" })?;
+        topics.extend(header.rows_in::<TopicRows>(Section::Topics, number, room));
+    }
+    Ok(topics.into())
+}
+
 /// Everything that a whole file holds, so that its segment can go on where it ended. Slots are numbers of the
 /// directory, queues come sorted, each with all its entries in one piece; ids and keys come sorted.
 pub fn read_rows(file: &[u8]) -> Result<SegmentRows, IndexError> {
@@ -122,6 +138,7 @@ pub fn read_rows(file: &[u8]) -> Result<SegmentRows, IndexError> {
         base: header.base,
         bytes: header.bytes,
         end: header.end,
+        snapshot: header.snapshot,
         epoch: header.epoch,
         shard: header.shard,
         log_id: header.log_id,
@@ -273,6 +290,7 @@ mod tests {
             assert_eq!(header.messages as usize, rows.ids.len());
             assert_eq!((header.base, header.end, header.bytes), (rows.base, rows.end, rows.bytes));
             header.check_owner(77, 2).unwrap();
+            assert_eq!(rows.indexed().pages, header.pages());
             // A segment that goes on from what was read gets the same index.
             assert!(read.encode() == file, "{shape:?}");
         }

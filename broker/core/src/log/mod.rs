@@ -15,7 +15,7 @@ pub(crate) mod tail;
 mod unit;
 
 use crate::config::ShardConfig;
-use crate::index::{NO_QUEUE, OrderRow, PLACE_BYTES, SegmentRows};
+use crate::index::{NO_QUEUE, OrderRow, PLACE_BYTES, Pages, SegmentRows};
 use crate::seam::{Action, BLOCK_BYTES, Block, Memory, Now, Outbox};
 use ringmq_schema::record::{self, Kind, RecordHeader, UNIT_HEADER_BYTES};
 use ringmq_schema::zerocopy::FromBytes;
@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     /// Whether the runtime was asked to make it. One at a time: were two under way at a crash, the
     /// later could be there without the earlier.
     pub(crate) asked: bool,
+    /// Where the rows of its index lie, once that is there.
+    pub(crate) index: Option<Pages>,
 }
 
 impl Segment {
@@ -108,6 +110,8 @@ pub(crate) struct Resume {
     /// Of the segment that holds the last record.
     pub(crate) rows: SegmentRows,
     pub(crate) snapshot: u64,
+    /// The newest that the first unit of a segment names.
+    pub(crate) named: u64,
 }
 
 #[derive(Debug)]
@@ -156,6 +160,11 @@ pub(crate) struct Log<M: Memory> {
     sealed: VecDeque<SealedRows>,
     /// Where the newest whole, durable snapshot begins; 0: there is none.
     snapshot: u64,
+    /// First units of segments that are not flushed: their ends, and the snapshots that they name.
+    naming: VecDeque<(u64, u64)>,
+    /// The newest snapshot that the durable first unit of a segment names, and the one before it.
+    named: u64,
+    named_before: u64,
     failed: Option<String>,
     pub(crate) tail: Tail<M::Block>,
     pub(crate) figures: LogFigures,
@@ -167,7 +176,7 @@ impl<M: Memory> Log<M> {
         config: &ShardConfig,
         memory: M,
         epoch: u32,
-        Resume { segments, end, rows, snapshot }: Resume,
+        Resume { segments, end, rows, snapshot, named }: Resume,
         now: Now,
     ) -> Log<M> {
         assert!(
@@ -181,6 +190,9 @@ impl<M: Memory> Log<M> {
             rows,
             sealed: VecDeque::new(),
             snapshot,
+            naming: VecDeque::new(),
+            named,
+            named_before: 0,
             memory,
             shard: config.shard,
             log_id: config.log_id,
@@ -295,6 +307,13 @@ impl<M: Memory> Log<M> {
         self.sealed.iter().map(|sealed| &sealed.rows).find(|rows| rows.base == base)
     }
 
+    /// The index of a segment is there.
+    pub(crate) fn indexed(&mut self, number: u32, pages: Pages) {
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
+            segment.index = Some(pages);
+        }
+    }
+
     /// Takes a run of records into the open unit: one copy, then `patch` fills in each header (position
     /// and epoch are set already) before it is sealed. Returns the position of the first record and
     /// the end of the last.
@@ -381,9 +400,65 @@ impl<M: Memory> Log<M> {
         if before.bytes > 0
             && let Some(segment) = self.segment_of(before.base)
         {
-            let rows = SegmentRows { end: segment.end(), epoch: self.epoch, ..before };
+            let snapshot = self.snapshot;
+            let rows = SegmentRows { end: segment.end(), epoch: self.epoch, snapshot, ..before };
             self.sealed.push_back(SealedRows { segment, rows });
         }
+    }
+
+    /// Whether rows of a sealed segment wait.
+    pub(crate) fn has_sealed(&self) -> bool {
+        self.sealed.front().is_some_and(|sealed| sealed.segment.end() <= self.flushed)
+    }
+
+    /// Rows of the segment that records went to, up to where everything is durable: the log ends there.
+    pub(crate) fn take_active(&mut self) -> Option<SealedRows> {
+        debug_assert!(self.is_quiet());
+        let segment = self.segment_of(self.rows.base).filter(|_| self.rows.bytes > 0)?;
+        let rows = SegmentRows {
+            end: self.flushed.min(segment.end()),
+            epoch: self.epoch,
+            snapshot: self.snapshot,
+            ..std::mem::take(&mut self.rows)
+        };
+        Some(SealedRows { segment, rows })
+    }
+
+    /// Sealed segments that are durable to their ends, from the first on.
+    pub(crate) fn sealed_segments(&self) -> impl Iterator<Item = Segment> + '_ {
+        let end = self.flushed.min(self.rows.base);
+        self.segments.iter().copied().take_while(move |segment| segment.end() <= end)
+    }
+
+    /// The first segment, when it is sealed and durable to its end.
+    pub(crate) fn first_sealed(&self) -> Option<Segment> {
+        self.sealed_segments().next()
+    }
+
+    /// Segments that end at or below this are of no use to recovery.
+    pub(crate) fn retirable(&self) -> u64 {
+        self.named_before
+    }
+
+    /// The first segment goes.
+    pub(crate) fn retire_first(&mut self) {
+        self.segments.pop_front();
+    }
+
+    /// Goes on at the next segment although there is room in this one: its first unit names the newest snapshot.
+    pub(crate) fn begin_segment(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.close(now);
+        self.submit(out);
+        self.find_segment(BLOCK_BYTES, now, out);
+        let Some(segment) = self.segment_of(self.next) else { return };
+        if segment.base < self.next {
+            self.seal_segment(now, out);
+            self.next = segment.end();
+        }
+        self.write_mark(now, out);
     }
 
     /// Rows of the next sealed segment that is durable to its end.
@@ -442,7 +517,14 @@ impl<M: Memory> Log<M> {
     fn add_segment(&mut self, base: u64, out: &mut Outbox<M::Block>) {
         let bytes = self.limits.segment_bytes;
         let number = self.segments.back().map_or(0, |segment| segment.number + 1);
-        self.segments.push_back(Segment { number, base, bytes, ready: false, asked: false });
+        self.segments.push_back(Segment {
+            number,
+            base,
+            bytes,
+            ready: false,
+            asked: false,
+            index: None,
+        });
         self.ask_for_segment(out);
     }
 
@@ -490,6 +572,11 @@ impl<M: Memory> Log<M> {
         };
         self.next_unit += 1;
         self.next = unit.end();
+        if self.snapshot > 0
+            && self.segment_of(unit.position).is_some_and(|s| s.base == unit.position)
+        {
+            self.naming.push_back((unit.end(), self.snapshot));
+        }
         if content {
             self.content_end = unit.end();
         }
@@ -644,6 +731,11 @@ impl<M: Memory> Log<M> {
                 self.spare_touched.push(unit.touched);
             }
         }
+        while let Some((_, snapshot)) = self.naming.pop_front_if(|(end, _)| *end <= self.flushed) {
+            if snapshot > self.named {
+                self.named_before = std::mem::replace(&mut self.named, snapshot);
+            }
+        }
         assert!(self.flushed <= self.written);
     }
 
@@ -688,6 +780,12 @@ impl<M: Memory> Log<M> {
         if !at_once && now.mono_us < self.last_unit_us + self.limits.idle_mark_us {
             return false;
         }
+        self.write_mark(now, out);
+        true
+    }
+
+    /// A unit without records.
+    fn write_mark(&mut self, now: Now, out: &mut Outbox<M::Block>) {
         self.find_segment(BLOCK_BYTES, now, out);
         let block = self.memory.allocate(BLOCK_BYTES);
         let touched = self.spare_touched.pop().unwrap_or_default();
@@ -696,7 +794,6 @@ impl<M: Memory> Log<M> {
         self.open = Some(open);
         self.close(now);
         self.submit(out);
-        true
     }
 
     fn mark_is_owed(&self) -> bool {

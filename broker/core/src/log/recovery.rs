@@ -2,7 +2,8 @@
 //!
 //! The newest unit that begins a segment names the newest snapshot. From there on every record is handed on;
 //! of sealed segments before it the index is enough, and where there is none they are read for their
-//! messages.
+//! messages. After a clean stop the last segment has an index that covers a part of it: this names the snapshot
+//! that the shard ended with, and where the log ends. It is removed before anything is written again.
 //!
 //! W is the highest `flushed` that any valid unit bears. The first damage at or above W is a torn tail
 //! and is cut; damage below W is in the interior: nothing is cut away there, the log goes on at the next valid
@@ -14,6 +15,7 @@ mod scan;
 
 use super::Segment;
 use crate::config::ShardConfig;
+use crate::index::{Header, PAGE_BYTES};
 use crate::seam::{BLOCK_BYTES, LogFiles};
 use crate::shard::OpenError;
 use ringmq_schema::record::{RecordRef, UnitHeader};
@@ -30,6 +32,8 @@ pub(crate) struct Recovered {
     pub(crate) epoch: u32,
     /// Where the snapshot begins that was taken; 0: none was.
     pub(crate) snapshot: u64,
+    /// The newest one that the first unit of a segment names.
+    pub(crate) named: u64,
     pub(crate) records: u64,
     /// Bytes of units that were cut off.
     pub(crate) torn_bytes: u64,
@@ -84,12 +88,19 @@ pub(crate) fn recover(
             bytes: file.bytes,
             ready: true,
             asked: true,
+            index: None,
         })
         .collect();
     check_segments(&segments)?;
     let start = segments.front().map_or(0, |s| s.base);
     let mut scan = Scan::new(config);
-    let snapshot = find_snapshot(&mut scan, files, &segments, start)?;
+    let clean = clean_stop(config, files, &segments);
+    let named = find_named(&mut scan, files, &segments)?;
+    let snapshot = match find_clean(&mut scan, files, &segments, clean.as_ref())?.or(named) {
+        Some(snapshot) => snapshot,
+        None if start == 0 => 0,
+        None => return Err(OpenError::NoSnapshot { start }),
+    };
     let from = snapshot.max(start);
     let mut fenced = Vec::new();
     let (mut end, mut torn) = (start, false);
@@ -104,8 +115,13 @@ pub(crate) fn recover(
         while end < segment.end() {
             match scan.unit(files, *segment, end, from, replay)? {
                 Found::Unit { bytes, seal } => end = if seal { segment.end() } else { end + bytes },
+                Found::Nothing(_) if clean.as_ref().is_some_and(|clean| clean.end == end) => {
+                    break 'segments;
+                }
                 Found::Nothing(what) => {
-                    if scan.durable_end(files, &segments, end)? <= end {
+                    if clean.as_ref().is_none_or(|clean| clean.end < end)
+                        && scan.durable_end(files, &segments, end)? <= end
+                    {
                         torn = true;
                         break 'segments;
                     }
@@ -122,18 +138,57 @@ pub(crate) fn recover(
         }
     }
     let torn_bytes = if torn { scan.cut(files, &segments, end)? } else { 0 };
+    if let Some(clean) = clean {
+        files.remove_index(clean.base)?;
+    }
     files.sync()?;
     let Scan { epoch, records, .. } = scan;
-    Ok(Recovered { segments, end, epoch: epoch + 1, snapshot, records, torn_bytes, fenced })
+    let named = named.unwrap_or(0);
+    Ok(Recovered { segments, end, epoch: epoch + 1, snapshot, named, records, torn_bytes, fenced })
 }
 
-/// The newest snapshot that the log names and still has; 0 when there is none.
-fn find_snapshot(
+/// The index of a part of the last segment that was begun: the shard stopped cleanly, and nothing was
+/// written since.
+fn clean_stop(
+    config: &ShardConfig,
+    files: &mut dyn LogFiles,
+    segments: &VecDeque<Segment>,
+) -> Option<Header> {
+    let mut page = [0; PAGE_BYTES];
+    for segment in segments.iter().rev() {
+        let Ok(Some(bytes)) = files.index_bytes(segment.base) else { continue };
+        if bytes < page.len() as u64 || files.read_index(segment.base, 0, &mut page).is_err() {
+            return None;
+        }
+        let header = Header::read(&page, segment.base).ok()?;
+        header.check_owner(config.log_id, config.shard).ok()?;
+        return (header.bytes == segment.bytes && header.end < segment.end()).then_some(header);
+    }
+    None
+}
+
+/// The snapshot that the shard stopped with.
+fn find_clean(
     scan: &mut Scan,
     files: &mut dyn LogFiles,
     segments: &VecDeque<Segment>,
-    start: u64,
-) -> Result<u64, OpenError> {
+    clean: Option<&Header>,
+) -> Result<Option<u64>, OpenError> {
+    let Some(begin) = clean.map(|clean| clean.snapshot).filter(|begin| *begin > 0) else {
+        return Ok(None);
+    };
+    let Some(within) = segments.iter().find(|s| s.base <= begin && begin < s.end()) else {
+        return Ok(None);
+    };
+    Ok(scan.is_unit(files, *within, begin)?.then_some(begin))
+}
+
+/// The newest snapshot that the first unit of a segment names and the log still has.
+fn find_named(
+    scan: &mut Scan,
+    files: &mut dyn LogFiles,
+    segments: &VecDeque<Segment>,
+) -> Result<Option<u64>, OpenError> {
     for segment in segments.iter().rev() {
         let block = scan.window.get(files, *segment, segment.base, BLOCK_BYTES)?;
         let Some(header) = UnitHeader::read(block).copied() else { continue };
@@ -144,20 +199,16 @@ fn find_snapshot(
         if snapshot == 0 {
             break;
         }
-        let within = segments.iter().find(|s| s.base <= snapshot && snapshot < s.end());
         // Where its first unit is damaged, an older one has to do.
+        let within = segments.iter().find(|s| s.base <= snapshot && snapshot < s.end());
         if let Some(within) = within
-            && snapshot >= start
             && snapshot < segment.base
             && scan.is_unit(files, *within, snapshot)?
         {
-            return Ok(snapshot);
+            return Ok(Some(snapshot));
         }
     }
-    if start == 0 {
-        return Ok(0);
-    }
-    Err(OpenError::NoSnapshot { start })
+    Ok(None)
 }
 
 fn check_segments(segments: &VecDeque<Segment>) -> Result<(), OpenError> {

@@ -101,6 +101,7 @@ pub(crate) struct Queue {
     pub(crate) next: u64,
     /// High watermark: first offset that consumers may not see.
     pub(crate) visible: u64,
+    /// Of its records; once some have expired, by their share of the offsets.
     pub(crate) bytes: u64,
     pub(crate) last_store_ms: i64,
     /// Fetches that wait for more.
@@ -158,11 +159,15 @@ impl Queue {
     }
 
     /// Takes over what a snapshot says. Records behind its beginning may have been seen already.
-    pub(crate) fn restore(&mut self, state: &QueueState) {
-        self.min = self.min.max(state.min);
+    /// With `is_damaged` the first may be lost that was there; otherwise what is missing has expired.
+    pub(crate) fn restore(&mut self, state: &QueueState, is_damaged: bool) {
+        let is_new = self.next == 0;
+        self.min = match is_damaged && !is_new {
+            true => self.min.min(state.min),
+            false => self.min.max(state.min),
+        };
         self.next = self.next.max(state.next);
         self.last_store_ms = self.last_store_ms.max(state.last_store_ms);
-        self.bytes = state.bytes;
     }
 
     /// Adds what the index of the next segment has.
@@ -182,6 +187,7 @@ impl Queue {
         let entries = Entries::Sealed(Arc::clone(entries));
         let chunk = Chunk { segment, first_offset, entries };
         self.next = self.next.max(chunk.end());
+        self.bytes += chunk.entries().iter().map(|entry| u64::from(entry.bytes)).sum::<u64>();
         if let Some(last) = chunk.entries().last() {
             self.last_store_ms = self.last_store_ms.max(last.latest_ms);
         }
@@ -269,6 +275,10 @@ impl Queue {
         // What is lost in front of the first record stays lost; below `visible` nothing is hidden.
         let min = first.min(self.visible);
         let moved = min > self.min;
+        if moved {
+            let (gone, all) = (u128::from(min - self.min), u128::from(self.next - self.min));
+            self.bytes -= (u128::from(self.bytes) * gone / all) as u64;
+        }
         self.min = self.min.max(min);
         moved
     }
@@ -303,7 +313,7 @@ mod tests {
     #[test]
     fn what_was_indexed_is_found_on_disk_and_what_expired_is_gone() {
         let mut queue = queue();
-        (0..1500u32).for_each(|n| drop(queue.push(n / 500, entry(n))));
+        (0..1500u32).for_each(|n| _ = queue.push(n / 500, entry(n)));
         queue.visible = 1500;
         let stretch =
             Stretch { first_offset: 0, count: 500, segment: 0, number: 3, first_entry: 40 };
@@ -320,9 +330,9 @@ mod tests {
     #[test]
     fn lost_offsets_are_said_to_be_lost_and_not_given_again() {
         let mut queue = queue();
-        (0..10u32).for_each(|n| drop(queue.push(0, entry(n))));
+        (0..10u32).for_each(|n| _ = queue.push(0, entry(n)));
         queue.skip_to(15);
-        (10..20u32).for_each(|n| drop(queue.push(0, entry(n))));
+        (10..20u32).for_each(|n| _ = queue.push(0, entry(n)));
         assert_eq!(queue.next, 25);
         assert_eq!(queue.find(12), Some(Place::Lost(15)));
         let Some(Place::Memory(0, entries)) = queue.find(15) else { panic!("15 is there") };

@@ -10,6 +10,7 @@ use crate::table::Map;
 pub(crate) struct Queues {
     slots: Vec<Queue>,
     by_id: Map<u64, u32>,
+    of_topic: Map<u32, Vec<u32>>,
 }
 
 fn key(id: QueueId) -> u64 {
@@ -29,6 +30,7 @@ impl Queues {
         let slot = self.slots.len() as u32;
         self.slots.push(Queue::new(id));
         self.by_id.insert(key(id), slot);
+        self.of_topic.entry(id.topic).or_default().push(slot);
         slot
     }
 
@@ -84,15 +86,26 @@ impl Queues {
         }
     }
 
+    /// Topics that have queues here.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = u32> {
+        self.of_topic.keys().copied()
+    }
+
+    /// Slots of a topic's queues.
+    pub(crate) fn slots_of(&self, topic: u32) -> &[u32] {
+        self.of_topic.get(&topic).map_or(&[], Vec::as_slice)
+    }
+
     /// Forgets what a deleted topic's queues hold; their slots stay, empty, since units under way and
     /// fetches name them.
     pub(crate) fn forget_topic(&mut self, topic: u32) -> Vec<u64> {
         let mut waiting = Vec::new();
-        for queue in self.slots.iter_mut().filter(|queue| queue.id.topic == topic) {
+        for slot in self.of_topic.remove(&topic).unwrap_or_default() {
+            let queue = self.at_mut(slot);
+            let id = queue.id;
             waiting.append(&mut queue.waiting);
-            self.by_id.remove(&key(queue.id));
-            let gone = Queue::new(queue.id);
-            *queue = gone;
+            *queue = Queue::new(id);
+            self.by_id.remove(&key(id));
         }
         waiting
     }

@@ -1,16 +1,22 @@
 //! Where the records of queue offsets lie: in the entries in memory, or by the indexes of their segments.
 
-use crate::index::{Entry, Header, PLACE_BYTES, PageCache, row};
-use crate::log::Log;
+use crate::index::{Entry, PLACE_BYTES, PageCache, Section, row};
+use crate::log::{Log, Segment};
 use crate::queue::{Place, Queues, Stretch};
 use crate::seam::Memory;
 
-/// A page of an index that must be read first.
+/// Most pages of an index read at once.
+pub(super) const PAGES_MAX: u32 = 16;
+
+/// Pages of an index that must be read first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PageName {
     /// Base of the segment.
     pub(super) base: u64,
+    /// The one that is needed.
     pub(super) page: u32,
+    /// How many from there on, at most [`PAGES_MAX`]: the others are wanted next.
+    pub(super) count: u32,
 }
 
 /// What is known of an offset.
@@ -21,8 +27,8 @@ pub(super) enum Located<'a> {
     Need(PageName),
     /// Lost to damage; the next offset that is not.
     Lost(u64),
-    /// The index of the segment with this base says nothing of use.
-    Unreadable(u64),
+    /// The segment's index says nothing of use.
+    Unreadable,
     /// Outside of what the queue holds.
     Nowhere,
 }
@@ -44,7 +50,7 @@ pub(super) fn locate<'a, M: Memory>(
             None => Located::Nowhere,
         },
         Some(Place::Disk(stretch, at)) => match log.segment_numbered(stretch.segment) {
-            Some(segment) => by_index(pages, scratch, segment.base, stretch, at),
+            Some(segment) => by_index(pages, scratch, segment, stretch, at),
             None => Located::Nowhere,
         },
     }
@@ -53,24 +59,23 @@ pub(super) fn locate<'a, M: Memory>(
 fn by_index<'a>(
     pages: &mut PageCache,
     scratch: &'a mut Vec<Entry>,
-    base: u64,
+    Segment { base, index, .. }: Segment,
     stretch: Stretch,
     at: u32,
 ) -> Located<'a> {
-    let Some(first) = pages.get(base, 0) else {
-        return Located::Need(PageName { base, page: 0 });
-    };
-    let Ok(header) = Header::from_room(&first, base) else { return Located::Unreadable(base) };
-    let Some(spot) = header.entry_page(stretch.first_entry + at) else {
-        return Located::Unreadable(base);
-    };
+    // The index was there when the stretch was made of it.
+    let Some(index) = index else { return Located::Unreadable };
+    let left = stretch.count - at;
+    let spot = index.entry(stretch.first_entry + at);
     let Some(page) = pages.get(base, spot.page) else {
-        return Located::Need(PageName { base, page: spot.page });
+        let rows = spot.row as u32 + left;
+        let count = rows.div_ceil(Section::Entries.per_page()).min(PAGES_MAX);
+        return Located::Need(PageName { base, page: spot.page, count });
     };
     scratch.clear();
-    let left = (stretch.count - at) as usize;
-    scratch.extend((spot.row..).map_while(|number| row::<Entry>(&page, number)).take(left));
-    if scratch.is_empty() { Located::Unreadable(base) } else { Located::At(base, scratch) }
+    scratch
+        .extend((spot.row..).map_while(|number| row::<Entry>(&page, number)).take(left as usize));
+    if scratch.is_empty() { Located::Unreadable } else { Located::At(base, scratch) }
 }
 
 /// Where an entry's record begins.

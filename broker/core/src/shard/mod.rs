@@ -13,6 +13,7 @@ mod open;
 mod produce;
 mod registry;
 mod replay;
+mod retention;
 mod sealing;
 mod snapshot;
 mod waiting;
@@ -32,6 +33,7 @@ use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
 use fetch::Fetches;
 use lookup::Lookups;
 use registry::HomeState;
+use retention::Retention;
 use ringmq_schema::build::FrameBuilder;
 use ringmq_schema::connection::RefusalArgs;
 use ringmq_schema::error::Status;
@@ -65,7 +67,7 @@ pub struct Shard<M: Memory> {
     /// Pages of indexes that were asked for of late.
     index_pages: PageCache,
     scratch: Vec<Entry>,
-    segments_indexed: u64,
+    retention: Retention,
     frames: FrameBuilder,
     figures: Figures,
     opened: Now,
@@ -142,9 +144,12 @@ impl<M: Memory> Shard<M> {
             {
                 self.lookup_read(read, result, out);
             }
-            Input::Read { read, result } => self.fetch_read(read, result, out),
-            Input::IndexWritten { base, result } => self.index_written(base, result, now),
-            Input::IndexRead { read, result } => self.index_read(read, result, out),
+            Input::Read { read, result } => self.fetch_read(read, result, now, out),
+            Input::IndexWritten { base, result } => {
+                self.index_written(base, result, now);
+                self.settle(now, out);
+            }
+            Input::IndexRead { read, result } => self.index_read(read, result, now, out),
             Input::Punched { .. } => {}
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
@@ -163,13 +168,16 @@ impl<M: Memory> Shard<M> {
         }
     }
 
-    /// When `Tick` is due at the latest, in `Now::mono_us`.
+    /// When `Tick` is due at the latest, in `Now::mono_us`; a time that has passed: as soon as may be.
     pub fn next_wake(&self) -> Option<u64> {
         let log = self.log.next_wake();
         let fetches = self.fetches.next_due();
         let groups = self.groups_wake();
         let lookups = self.lookups.next_wake();
-        log.into_iter().chain(fetches).chain(groups).chain(lookups).min()
+        let sealing = self.sealing.next_wake();
+        let snapshot = self.snapshots.is_under_way().then_some(0);
+        let own = sealing.into_iter().chain(snapshot).chain(lookups);
+        log.into_iter().chain(fetches).chain(groups).chain(own).min()
     }
 
     /// Whether the epoch has begun durably and (home shard) the registry agrees on all shards. A broker
@@ -406,6 +414,7 @@ impl<M: Memory> Shard<M> {
         self.step_sealing(now, out);
         self.step_snapshot(now, out);
         self.step_lookups(out);
+        self.step_retention(now, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;
         self.log.sync_if_due(wanted, now, out);
         if self.stopping {
@@ -421,6 +430,7 @@ impl<M: Memory> Shard<M> {
         self.end_fetches(out);
         self.end_lookups(out);
         self.end_heartbeats(out);
+        self.finish_snapshot(now, out);
         self.log.pump(now, out);
         self.settle(now, out);
     }
@@ -429,7 +439,10 @@ impl<M: Memory> Shard<M> {
         let failed = self.log.failed().is_some();
         if !failed {
             self.log.pump(now, out);
-            if !self.log.is_quiet() || self.log.mark_if_idle(true, now, out) {
+            if !self.log.is_quiet()
+                || self.log.mark_if_idle(true, now, out)
+                || !self.finish_sealing(now, out)
+            {
                 return;
             }
         }

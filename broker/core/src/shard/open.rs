@@ -5,6 +5,7 @@ use super::fetch::Fetches;
 use super::lookup::Lookups;
 use super::registry::HomeState;
 use super::replay::Tables;
+use super::retention::Retention;
 use super::snapshot::Snapshots;
 use super::waiting::{Then, Waiting};
 use crate::config::{Figures, ShardConfig};
@@ -17,6 +18,9 @@ use ringmq_schema::build::FrameBuilder;
 use ringmq_schema::placement::{HOME_SHARD, shard_of_group};
 use ringmq_schema::record::Kind;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What one fetch reads of indexes at once fits, however little is allowed.
+const INDEX_CACHE_BYTES_MIN: usize = 512 << 10;
 
 /// Why a shard does not open. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -71,21 +75,25 @@ impl<M: Memory> Shard<M> {
         let is_home = config.shard == HOME_SHARD;
         let mut tables = Tables::new(&config, is_home);
         let recovered = recovery::recover(&config, files, &mut tables)?;
-        let Recovered { segments, end, epoch, snapshot, records, torn_bytes, fenced } = recovered;
+        let Recovered { mut segments, end, epoch, snapshot, records, torn_bytes, fenced, named } =
+            recovered;
         tables.finish(&fenced);
-        let Tables { mut queues, registry, offsets, rows, touched, .. } = tables;
+        let Tables { mut queues, registry, offsets, rows, touched, topics, indexes, .. } = tables;
+        for (number, pages) in indexes {
+            segments[number as usize].index = Some(pages);
+        }
         // Recovery made all of it durable before a consumer can see it.
         queues.show_all();
         let fenced_bytes = fenced.iter().map(|range| range.to - range.from).sum();
         let figures = Figures { replayed: records, torn_bytes, fenced_bytes, ..Figures::default() };
-        let resume = Resume { segments, end, rows, snapshot };
+        let resume = Resume { segments, end, rows, snapshot, named };
         let mut shard = Shard {
             log: Log::new(&config, memory, epoch, resume, now),
             snapshots: Snapshots::new(snapshot, end),
             sealing: touched,
-            index_pages: PageCache::new(config.index_cache_bytes),
+            index_pages: PageCache::new(config.index_cache_bytes.max(INDEX_CACHE_BYTES_MIN)),
             scratch: Vec::new(),
-            segments_indexed: 0,
+            retention: Retention::new(topics),
             home: is_home.then(|| HomeState::new(config.shards, registry.version())),
             config,
             queues,

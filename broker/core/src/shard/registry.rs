@@ -160,6 +160,7 @@ impl<M: Memory> Shard<M> {
             Change::TopicDeleted { id } => {
                 let woken = self.queues.forget_topic(*id);
                 self.offsets.forget_topic(*id);
+                self.retention.segments.forget(*id);
                 self.fetches.wake(woken);
                 self.topic_gone(*id, now, out);
             }

@@ -5,12 +5,15 @@
 //! - behind damage offsets may jump, never fall: what was lost is never given again (promise: fifo).
 
 use super::OpenError;
+use super::retention::SegmentTopics;
 use super::sealing::Sealing;
 use crate::config::ShardConfig;
 use crate::consume::offsets::Offsets;
-use crate::index::{DirectoryReader, Entry, Header, IndexError, QueueRows, Section, SegmentRows};
+use crate::index::{
+    DirectoryReader, Entry, Header, IndexError, PAGE_BYTES, Pages, QueueRows, Section, SegmentRows,
+};
 use crate::log::recovery::{Fenced, Replay};
-use crate::log::{Segment, note};
+use crate::log::{Put, Segment, note};
 use crate::peer::{Change, QueueId, RegistryChange};
 use crate::queue::{Queues, Stretch};
 use crate::registry::Registry;
@@ -18,7 +21,7 @@ use crate::seam::LogFiles;
 use crate::snapshot::{self, Item};
 use crate::state;
 use ringmq_schema::placement::shard_of_queue;
-use ringmq_schema::record::{HEADER_BYTES, Kind, RecordRef};
+use ringmq_schema::record::{HEADER_BYTES, Kind, RecordHeader, RecordRef};
 use std::collections::BTreeSet;
 
 /// See the module.
@@ -32,9 +35,18 @@ pub(super) struct Tables {
     /// Rows of the segment that is read, and up to where its messages are known without reading.
     pub(super) rows: SegmentRows,
     pub(super) touched: Sealing,
+    /// What sealed segments hold of each topic.
+    pub(super) topics: SegmentTopics,
+    /// Segments that have an index, and where its rows lie.
+    pub(super) indexes: Vec<(u32, Pages)>,
+    /// Topics and groups that went after the snapshot began.
+    gone_topics: BTreeSet<u32>,
+    gone_groups: BTreeSet<u32>,
     known: u64,
     /// State counts: a snapshot began, or the log is read from its very beginning.
     has_state: bool,
+    /// The log is there from its very beginning.
+    is_whole: bool,
     is_damaged: bool,
     /// Slots with a record behind the last damage.
     seen: BTreeSet<u32>,
@@ -51,15 +63,28 @@ impl Tables {
             offsets: Offsets::default(),
             rows: SegmentRows::default(),
             touched: Sealing::default(),
+            topics: SegmentTopics::default(),
+            indexes: Vec::new(),
+            gone_topics: BTreeSet::new(),
+            gone_groups: BTreeSet::new(),
             known: 0,
             has_state: false,
+            is_whole: false,
             is_damaged: false,
             seen: BTreeSet::new(),
         }
     }
 
-    /// After damage: queues without a record behind it may have lost some, and their offsets with them.
+    /// Everything was read. What indexes say of topics that are gone goes; after damage queues without a record
+    /// behind it may have lost some, and their offsets with them.
     pub(super) fn finish(&mut self, fenced: &[Fenced]) {
+        let gone = |topic: &u32| self.registry.is_deleted(*topic);
+        let topics: BTreeSet<u32> = self.queues.topics().filter(gone).collect();
+        for topic in topics {
+            self.queues.forget_topic(topic);
+            self.offsets.forget_topic(topic);
+        }
+        self.topics.forget_if(|topic| self.registry.is_deleted(topic));
         let bytes: u64 = fenced.iter().map(|range| range.to - range.from).sum();
         let most = bytes / HEADER_BYTES as u64;
         if most == 0 {
@@ -84,28 +109,49 @@ impl Tables {
         self.registry.apply(&change);
         match change.change {
             Change::TopicDeleted { id } => {
+                self.gone_topics.insert(id);
                 self.queues.forget_topic(id);
                 self.offsets.forget_topic(id);
             }
-            Change::GroupDeleted { id } => self.offsets.forget_group(id),
+            Change::GroupDeleted { id } => {
+                self.gone_groups.insert(id);
+                self.offsets.forget_group(id);
+            }
             Change::Topic { .. } | Change::Group { .. } => {}
         }
         Ok(())
     }
 
     fn take_slice(&mut self, payload: &[u8]) -> Result<(), &'static str> {
-        let Tables { registry, offsets, queues, has_state, .. } = self;
+        let Tables {
+            registry,
+            offsets,
+            queues,
+            is_damaged,
+            has_state,
+            gone_topics,
+            gone_groups,
+            ..
+        } = self;
         snapshot::read(payload, |item| match item {
             Item::Begin { .. } => *has_state = true,
             Item::End { .. } => {}
             Item::Registry { version, last_topic, last_group } => {
                 registry.restore_head(version, last_topic, last_group);
             }
+            // A deletion counts when it is durable, and so a slice behind its record may not know of it.
+            Item::Change(RegistryChange { change: Change::Topic { id, .. }, .. })
+                if gone_topics.contains(&id) => {}
+            Item::Change(RegistryChange { change: Change::Group { id, .. }, .. })
+                if gone_groups.contains(&id) => {}
             Item::Change(change) => registry.restore(&change),
+            Item::Offset { group, queue, .. }
+                if gone_groups.contains(&group) || gone_topics.contains(&queue.topic) => {}
             Item::Offset { group, queue, progress } => offsets.restore(group, queue, progress),
+            Item::Queue(state) if gone_topics.contains(&state.id.topic) => {}
             Item::Queue(state) => {
                 let slot = queues.slot_or_new(state.id);
-                queues.at_mut(slot).restore(&state);
+                queues.at_mut(slot).restore(&state, *is_damaged);
             }
         })
         .ok_or("a slice of a snapshot does not parse")
@@ -121,7 +167,7 @@ impl Tables {
             Kind::Offsets => {
                 let at_ms = record.header.store_ms.get();
                 state::read_offsets(record.payload, |entry| {
-                    if !self.registry.is_deleted(entry.queue.topic) {
+                    if !self.gone_topics.contains(&entry.queue.topic) {
                         self.offsets.reset(entry.group, entry.queue, entry.offset, at_ms);
                     }
                 })
@@ -131,7 +177,7 @@ impl Tables {
                 let owner =
                     state::read_owner(record.payload).ok_or("an owner record does not parse")?;
                 // A topic that is not here yet counts: its owner may be told before this shard has it.
-                if !self.registry.is_deleted(owner.queue.topic) {
+                if !self.gone_topics.contains(&owner.queue.topic) {
                     self.offsets.own(&owner);
                 }
                 Ok(())
@@ -148,24 +194,23 @@ impl Tables {
     ) -> Result<(), &'static str> {
         let header = record.header;
         let id = QueueId { topic: header.topic.get(), queue: header.queue.get() };
-        if self.has_state && self.registry.is_deleted(id.topic) {
+        if self.gone_topics.contains(&id.topic) {
             // Taken between the deletion's append and its effect: gone with the topic.
-            note(&mut self.rows, segment.number, crate::index::NO_QUEUE, header);
+            self.note(segment, crate::index::NO_QUEUE, header);
             return Ok(());
         }
         if shard_of_queue(id.topic, id.queue, self.shards) != self.shard {
             return Err("it is a message of another shard's queue");
         }
         let slot = self.queues.slot_or_new(id);
-        let put = note(&mut self.rows, segment.number, slot, header);
+        self.seen.insert(slot);
+        let Some(put) = self.note(segment, slot, header) else { return Ok(()) };
         let queue = self.queues.at_mut(slot);
         let offset = header.offset.get();
-        self.seen.insert(slot);
-        if header.position.get() < self.known {
-            return Ok(());
-        }
         if queue.next == 0 && queue.chunks.is_empty() && queue.stretches.is_empty() {
-            queue.begin_at(offset);
+            // What lies in front has expired, or was damaged: as far as can be known here.
+            let is_lost = self.is_damaged && self.is_whole;
+            queue.begin_at(if is_lost { 0 } else { offset });
         }
         // promise: fifo
         match offset.checked_sub(queue.next) {
@@ -199,7 +244,8 @@ impl Replay for Tables {
             log_id: self.log_id,
             ..SegmentRows::default()
         };
-        self.has_state |= segment.base == 0;
+        self.is_whole |= segment.base == 0;
+        self.has_state |= self.is_whole;
         // An index is derived: whatever is wrong with it, the segment is read instead.
         self.known = self.read_index(segment, files).unwrap_or(segment.base);
         Ok(self.known)
@@ -218,7 +264,7 @@ impl Replay for Tables {
         if kind == Kind::Message {
             return self.take_message(segment, record);
         }
-        note(&mut self.rows, segment.number, crate::index::NO_QUEUE, header);
+        self.note(segment, crate::index::NO_QUEUE, header);
         match kind {
             _ if !state => Ok(()),
             Kind::Snapshot => self.take_slice(record.payload),
@@ -245,9 +291,12 @@ impl Replay for Tables {
         }
         // Derived, and so worth a try only: it is made again at the next start.
         if files.write_index(segment.base, &rows.encode()).is_ok() {
-            for row in rows.stretches().chunk_by(|a, b| a.slot == b.slot) {
+            let indexed = rows.indexed();
+            for row in indexed.stretches.chunk_by(|a, b| a.slot == b.slot) {
                 self.queues.replace(segment.number, row);
             }
+            self.topics.insert(segment.number, &indexed.topics, |_| false);
+            self.indexes.push((segment.number, indexed.pages));
         }
         Ok(())
     }
@@ -259,6 +308,12 @@ impl Replay for Tables {
 }
 
 impl Tables {
+    /// Notes a record in the rows of its segment, unless the index said so already.
+    fn note(&mut self, segment: Segment, slot: u32, header: &RecordHeader) -> Option<Put> {
+        (header.position.get() >= self.known)
+            .then(|| note(&mut self.rows, segment.number, slot, header))
+    }
+
     /// Takes over what the index of a segment says; returns up to where it covers it.
     fn read_index(
         &mut self,
@@ -270,7 +325,7 @@ impl Tables {
         let mut read = |at: u64, out: &mut [u8]| {
             files.read_index(segment.base, at, out).map_err(|_| missing.clone())
         };
-        let mut page = [0; crate::index::PAGE_BYTES];
+        let mut page = [0; PAGE_BYTES];
         if bytes < page.len() as u64 {
             return Err(missing);
         }
@@ -287,13 +342,16 @@ impl Tables {
             self.take_rows(segment, crate::index::read_rows(&file)?);
             return Ok(header.end);
         }
+        // Both sections are read, and they adjoin each other.
         let pages = header.pages_of(Section::Directory);
-        let size = crate::index::PAGE_BYTES;
-        let mut directory = vec![0; pages.len() * size];
-        read(u64::from(pages.start) * size as u64, &mut directory)?;
+        let topics = header.pages_of(Section::Topics);
+        let mut file = vec![0; (pages.len() + topics.len()) * PAGE_BYTES];
+        read(u64::from(pages.start) * PAGE_BYTES as u64, &mut file)?;
+        let (directory, topics) = file.split_at(pages.len() * PAGE_BYTES);
+        let topics = crate::index::read_topics(&header, topics)?;
         let mut found = Vec::new();
         let mut reader = DirectoryReader::new(&header);
-        reader.take(&directory, |number, stretch| found.push((number, stretch)))?;
+        reader.take(directory, |number, stretch| found.push((number, stretch)))?;
         reader.finish()?;
         for (number, stretch) in found {
             let slot = self.queues.slot_or_new(stretch.id);
@@ -309,6 +367,8 @@ impl Tables {
             queue.last_store_ms = queue.last_store_ms.max(stretch.last_ms);
             self.seen.insert(slot);
         }
+        self.topics.insert(segment.number, &topics, |_| false);
+        self.indexes.push((segment.number, header.pages()));
         Ok(header.end)
     }
 

@@ -5,7 +5,8 @@
 //! - what is done in one step is bounded: a segment with a million queues is sealed in slices.
 
 use super::Shard;
-use crate::index::{SegmentRows, StretchRow};
+use crate::index::{Indexed, SegmentRows};
+use crate::log::SealedRows;
 use crate::seam::{Action, DiskError, Memory, Now, Outbox};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +36,11 @@ enum Step {
     /// It could not be written; again at that time.
     Retry { segment: u32, rows: Arc<SegmentRows>, due_us: u64 },
     /// It is there: entries make way for stretches.
-    Replace { segment: u32, stretches: Box<[StretchRow]>, at: usize },
+    Replace { segment: u32, indexed: Indexed, at: usize },
+    /// The shard stops: the index of a part of the active segment is being written.
+    Last { base: u64 },
+    /// It is there, or was not to be.
+    Stopped,
 }
 
 impl Sealing {
@@ -52,7 +57,7 @@ impl Sealing {
         let rows = match &self.step {
             Step::Gather { rows, .. } => rows,
             Step::Write { rows, .. } | Step::Retry { rows, .. } => rows.as_ref(),
-            Step::Idle | Step::Replace { .. } => return None,
+            Step::Idle | Step::Replace { .. } | Step::Last { .. } | Step::Stopped => return None,
         };
         (rows.base == base).then_some(rows)
     }
@@ -64,12 +69,13 @@ impl Sealing {
     }
 
     /// Whether there is something to be done without waiting for the disk.
-    pub(super) fn has_work(&self) -> bool {
+    fn has_work(&self) -> bool {
         matches!(self.step, Step::Gather { .. } | Step::Replace { .. })
     }
 
     pub(super) fn next_wake(&self) -> Option<u64> {
         match self.step {
+            _ if self.has_work() => Some(0),
             Step::Retry { due_us, .. } => Some(due_us),
             _ => None,
         }
@@ -106,7 +112,8 @@ impl<M: Memory> Shard<M> {
                 out.actions.push(Action::WriteIndex { rows: Arc::clone(&rows) });
                 Step::Write { segment, rows }
             }
-            Step::Replace { segment, stretches, at } => {
+            Step::Replace { segment, indexed, at } => {
+                let stretches = &indexed.stretches;
                 let mut end = (at + QUEUES_A_STEP).min(stretches.len());
                 // All stretches of one queue together.
                 while end > at
@@ -119,8 +126,10 @@ impl<M: Memory> Shard<M> {
                     self.queues.replace(segment, of_queue);
                 }
                 if end < stretches.len() {
-                    Step::Replace { segment, stretches, at: end }
+                    Step::Replace { segment, indexed, at: end }
                 } else {
+                    let is_gone = |topic| self.registry.is_deleted(topic);
+                    self.retention.segments.insert(segment, &indexed.topics, is_gone);
                     Step::Idle
                 }
             }
@@ -132,19 +141,51 @@ impl<M: Memory> Shard<M> {
     pub(super) fn index_written(
         &mut self,
         base: u64,
-        result: Result<Box<[StretchRow]>, DiskError>,
+        result: Result<Indexed, DiskError>,
         now: Now,
     ) {
+        // What was read of one that is replaced counts no more.
+        self.index_pages.forget(base);
         let step = std::mem::take(&mut self.sealing.step);
         self.sealing.step = match (step, result) {
-            (Step::Write { segment, rows }, Ok(stretches)) if rows.base == base => {
-                self.segments_indexed += 1;
-                Step::Replace { segment, stretches, at: 0 }
+            (Step::Write { segment, rows }, Ok(indexed)) if rows.base == base => {
+                self.figures.segments_indexed += 1;
+                self.log.indexed(segment, indexed.pages);
+                Step::Replace { segment, indexed, at: 0 }
             }
             (Step::Write { segment, rows }, Err(_)) if rows.base == base => {
                 Step::Retry { segment, rows, due_us: now.mono_us + RETRY_US }
             }
+            // One that could not be written is made again at the next start.
+            (Step::Last { base: last }, _) if last == base => Step::Stopped,
             (other, _) => other,
         };
+    }
+
+    /// The shard stops and everything is durable: indexes that are owed are written, last that of what the
+    /// active segment has. Returns whether that is done.
+    pub(super) fn finish_sealing(&mut self, now: Now, out: &mut Outbox<M::Block>) -> bool {
+        loop {
+            match &self.sealing.step {
+                Step::Stopped => return true,
+                Step::Write { .. } | Step::Last { .. } => return false,
+                // The disk refuses; the next start reads the segment instead.
+                Step::Retry { .. } => self.sealing.step = Step::Stopped,
+                Step::Gather { .. } | Step::Replace { .. } => self.step_sealing(now, out),
+                Step::Idle if self.log.has_sealed() => self.step_sealing(now, out),
+                Step::Idle => self.sealing.step = self.index_active(out),
+            }
+        }
+    }
+
+    fn index_active(&mut self, out: &mut Outbox<M::Block>) -> Step {
+        let Some(SealedRows { segment, mut rows }) = self.log.take_active() else {
+            return Step::Stopped;
+        };
+        for slot in self.sealing.take(segment.number) {
+            self.queues.at_mut(slot).gather(slot, segment.number, &mut rows);
+        }
+        out.actions.push(Action::WriteIndex { rows: Arc::new(rows) });
+        Step::Last { base: segment.base }
     }
 }

@@ -14,8 +14,6 @@ use ringmq_schema::record::Kind;
 
 /// Bytes of a slice: some 30 µs to make, and small beside a write unit.
 const SLICE_BYTES: usize = 16 << 10;
-/// At least so long between two snapshots, whatever the log takes (design, part 6).
-const PAUSE_US: u64 = 10_000_000;
 
 /// How far a snapshot has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -60,7 +58,7 @@ impl<M: Memory> Shard<M> {
         let settled = !self.registry.has_staged()
             && self.home.as_ref().is_none_or(super::registry::HomeState::agrees);
         let due = grown >= self.config.snapshot_bytes
-            && now.mono_us >= snapshots.began_us + PAUSE_US
+            && now.mono_us >= snapshots.began_us + self.config.snapshot_pause_ms * 1000
             || snapshots.wanted;
         due && settled && self.epoch_is_durable && self.log.failed().is_none()
     }
@@ -76,7 +74,7 @@ impl<M: Memory> Shard<M> {
 
     /// Writes a whole snapshot at once: the shard stops. Returns whether one could begin.
     pub(super) fn finish_snapshot(&mut self, now: Now, out: &mut Outbox<M::Block>) {
-        self.snapshots.wanted = true;
+        self.want_snapshot();
         if !self.snapshots.is_under_way() && self.snapshot_is_due(now) {
             self.begin_snapshot(now, out);
         }
@@ -85,7 +83,13 @@ impl<M: Memory> Shard<M> {
         }
     }
 
+    /// One is to be written as soon as it can be, whatever has happened since the last.
+    pub(super) fn want_snapshot(&mut self) {
+        self.snapshots.wanted = true;
+    }
+
     fn begin_snapshot(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+        self.figures.snapshots += 1;
         let slice = Slice::begin(self.snapshots.begin);
         self.append_slice(&slice, now, out);
         let begin = self.log.open_position();
@@ -160,7 +164,6 @@ impl<M: Memory> Shard<M> {
                     id: queue.id,
                     min: queue.min,
                     next: queue.next,
-                    bytes: queue.bytes,
                     last_store_ms: queue.last_store_ms,
                 });
             }

@@ -102,7 +102,7 @@ impl<M: Memory> Shard<M> {
                     self.tell(to, message, now, out);
                 }
                 Then::Epoch => self.epoch_began(now, out),
-                Then::Snapshot { begin } => self.log.snapshot_ended(begin),
+                Then::Snapshot { begin } => self.snapshot_ended(begin, now, out),
             }
         }
     }

@@ -91,6 +91,10 @@ impl LogFiles for Files {
         self.1.borrow_mut().insert(base, bytes.to_vec());
         Ok(())
     }
+    fn remove_index(&mut self, base: u64) -> Result<(), DiskError> {
+        self.1.borrow_mut().remove(&base);
+        Ok(())
+    }
     fn sync(&mut self) -> Result<(), DiskError> {
         Ok(())
     }
@@ -269,7 +273,7 @@ impl Desk {
                     }
                     Action::WriteIndex { rows } => {
                         let index = rows.encode();
-                        let result = Ok(rows.stretches());
+                        let result = Ok(rows.indexed());
                         self.files.1.borrow_mut().insert(rows.base, index);
                         next.push(Input::IndexWritten { base: rows.base, result });
                     }
@@ -311,7 +315,7 @@ impl Desk {
             let base = rows.base;
             let result = if well {
                 self.files.1.borrow_mut().insert(base, rows.encode());
-                Ok(rows.stretches())
+                Ok(rows.indexed())
             } else {
                 Err(unreadable())
             };
@@ -413,9 +417,13 @@ impl Desk {
     }
 
     pub fn fetch(&mut self, queues: &[FetchQueue], wait_ms: u32) -> u64 {
+        self.fetch_with(queues, wait_ms, false)
+    }
+
+    pub fn fetch_with(&mut self, queues: &[FetchQueue], wait_ms: u32, checked: bool) -> u64 {
         self.send(Opcode::Fetch, &[], |fbb| {
             let queues = Some(fbb.create_vector(queues));
-            let args = FetchArgs { wait_ms, queues, ..FetchArgs::default() };
+            let args = FetchArgs { wait_ms, queues, checked, ..FetchArgs::default() };
             Fetch::create(fbb, &args)
         })
     }

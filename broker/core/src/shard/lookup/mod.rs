@@ -214,6 +214,11 @@ impl<M: Memory> Shard<M> {
     }
 }
 
+/// One page of an index.
+fn one(base: u64, page: u32) -> PageName {
+    PageName { base, page, count: 1 }
+}
+
 /// A page that arrived, or that is in the cache. `None`: it must be read.
 fn page(pages: &mut PageCache, arrived: Option<&Arrived>, name: PageName) -> Option<Rc<[u8]>> {
     match arrived {

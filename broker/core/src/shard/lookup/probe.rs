@@ -2,7 +2,7 @@
 //!
 //! A place is a promise of nothing: hashes collide, and so the record is read and compared (see [`super::find`]).
 
-use super::{Arrived, header_of, page};
+use super::{Arrived, header_of, one, page};
 use crate::config::ShardConfig;
 use crate::index::{
     Found, Header, Lookup, PLACE_BYTES, PageCache, PlaceSearch, SegmentRows, Table,
@@ -128,12 +128,12 @@ impl Probe {
             self.seek = Seek::Ended(Places::Unreadable);
             return None;
         }
-        let mut room = |number| page(pages, arrived, PageName { base, page: number });
+        let mut room = |number| page(pages, arrived, one(base, number));
         loop {
             let (found, ended) = match &mut self.seek {
                 Seek::Ended(_) => return None,
                 Seek::Header => {
-                    let Some(first) = room(0) else { return Some(PageName { base, page: 0 }) };
+                    let Some(first) = room(0) else { return Some(one(base, 0)) };
                     let (log_id, shard) = (config.log_id, config.shard);
                     let header = header_of(&first, base, self.segment.end(), log_id, shard);
                     self.seek = match header {
@@ -149,7 +149,7 @@ impl Probe {
                 Seek::Place(search) => (search.step(&mut room), true),
             };
             self.seek = Seek::Ended(match found {
-                Found::Need(page) => return Some(PageName { base, page }),
+                Found::Need(page) => return Some(one(base, page)),
                 Found::Damaged(_) => Places::Unreadable,
                 Found::Done(mut places) => {
                     // A message with one key twice.

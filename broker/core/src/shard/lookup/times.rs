@@ -8,7 +8,7 @@
 //! - what an index says is compared with what the queue knows; where they differ, or where it cannot be read, that
 //!   queue is answered `ReadFailed`.
 
-use super::{Arrived, Job, header_of, page};
+use super::{Arrived, Job, header_of, one, page};
 use crate::index::{FoundTime, Header, Stretch as Row, TimeSearch, row};
 use crate::peer::QueueId;
 use crate::queue::{Queue, Stretch};
@@ -184,7 +184,7 @@ impl<M: Memory> Shard<M> {
             let header = match time.header.take().filter(|header| header.base == base) {
                 Some(header) => header,
                 None => {
-                    let name = PageName { base, page: 0 };
+                    let name = one(base, 0);
                     let Some(room) = page(index_pages, arrived, name) else { return Some(name) };
                     let (log_id, shard) = (config.log_id, config.shard);
                     let Some(header) = header_of(&room, base, segment.end(), log_id, shard) else {
@@ -194,7 +194,7 @@ impl<M: Memory> Shard<M> {
                     header
                 }
             };
-            let mut room = |number| page(index_pages, arrived, PageName { base, page: number });
+            let mut room = |number| page(index_pages, arrived, one(base, number));
             let stepped = match middle {
                 Some(middle) => time.compare(&header, middle, &mut room),
                 None => time.search(&header, stretch, queue, &mut room),
@@ -203,7 +203,7 @@ impl<M: Memory> Shard<M> {
             match stepped {
                 Ok(()) if time.found.is_some() => return None,
                 Ok(()) => {}
-                Err(Halt::Need(number)) => return Some(PageName { base, page: number }),
+                Err(Halt::Need(number)) => return Some(one(base, number)),
                 Err(Halt::Damaged) => {
                     time.end(0, Status::ReadFailed);
                     return None;

@@ -1,0 +1,244 @@
+//! What a fetch needs from the disk, and how it goes on when that is there.
+//!
+//! Invariants:
+//! - a fetch always moves on with what was read for it, however little of the indexes is kept in memory;
+//! - what cannot be read is said of the queue that asked for it; others are served as ever (promise: isolation).
+
+use super::super::Shard;
+use super::super::locate::{Located, PageName, locate, position};
+use super::SKIPPED_MAX;
+use super::gather::Source;
+use super::parked::{Parked, Reading};
+use super::transfer::Run;
+use crate::index::PAGE_BYTES;
+use crate::seam::{Action, BLOCK_BYTES, Block, DiskError, Memory, Now, Outbox};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// Bytes read from disk at once for a consumer that is behind.
+const READ_BYTES: u64 = 1 << 20;
+/// Pages are read so often for all queues of a fetch; then it goes on with those that have them.
+const ROUNDS_MAX: u32 = 2;
+
+/// What a fetch needs from disk.
+pub(super) enum Cold {
+    No,
+    Pages(BTreeSet<PageName>),
+    /// The lowest record that is wanted.
+    At(Reading),
+    /// A run that goes out from the file.
+    Run(Run),
+}
+
+impl<M: Memory> Shard<M> {
+    /// Whether the first queue in turn that has something has it on disk only, and what is to be read then.
+    /// What filters leave out in front of the first record of each queue is passed over.
+    pub(super) fn look(&mut self, parked: &mut Parked, rotation: usize) -> Cold {
+        let tail_start = self.log.tail.start().unwrap_or(u64::MAX);
+        let mut pages = BTreeSet::new();
+        let mut lowest: Option<Reading> = None;
+        let mut is_first = true;
+        let Shard { queues, log, index_pages, scratch, .. } = self;
+        let Parked { queues: all, filters, skipped, unreadable, .. } = parked;
+        let count = all.len();
+        'queues: for at in (0..count).map(|n| (rotation + n) % count) {
+            let wanted = &mut all[at];
+            if wanted.slot == u32::MAX || wanted.failed {
+                continue;
+            }
+            let filter = wanted.filter.checked_sub(1).map(|n| &filters[usize::from(n)]);
+            let visible = queues.at(wanted.slot).visible;
+            while wanted.offset < visible {
+                match locate(queues, log, index_pages, scratch, wanted.slot, wanted.offset) {
+                    Located::At(base, entries) => {
+                        let mut left = entries.iter().take((visible - wanted.offset) as usize);
+                        let found = left.find(|entry| {
+                            let is_wanted =
+                                filter.is_none_or(|tags| tags.contains(&entry.tag_hash));
+                            let passes = !is_wanted && *skipped < SKIPPED_MAX;
+                            *skipped += u32::from(passes);
+                            wanted.offset += u64::from(passes);
+                            !passes
+                        });
+                        let Some(entry) = found else { continue };
+                        if *skipped >= SKIPPED_MAX {
+                            return Cold::No;
+                        }
+                        let position = position(base, entry);
+                        if is_first && position >= tail_start {
+                            return Cold::No;
+                        }
+                        is_first = false;
+                        if lowest.is_none_or(|lowest| position < lowest.position) {
+                            let (wanted, entry) = (at, *entry);
+                            let reading =
+                                Reading { start: 0, wanted, base, entry, position, alone: false };
+                            lowest = Some(reading);
+                        }
+                    }
+                    Located::Need(page) if unreadable.contains(&page.base) => wanted.failed = true,
+                    Located::Unreadable => wanted.failed = true,
+                    Located::Need(page) => {
+                        pages.insert(page);
+                        is_first = false;
+                    }
+                    // Said of that queue when records are gathered.
+                    Located::Lost(_) if is_first => return Cold::No,
+                    Located::Lost(_) | Located::Nowhere => {}
+                }
+                continue 'queues;
+            }
+        }
+        match lowest {
+            Some(lowest) if pages.is_empty() || parked.rounds >= ROUNDS_MAX => {
+                self.plan_transfer(parked, lowest)
+            }
+            _ if !pages.is_empty() => Cold::Pages(pages),
+            _ => Cold::No,
+        }
+    }
+
+    /// Reads pages of indexes that a fetch needs, all at once.
+    pub(super) fn read_pages(
+        &mut self,
+        fetch: u64,
+        mut parked: Parked,
+        pages: &BTreeSet<PageName>,
+        out: &mut Outbox<M::Block>,
+    ) {
+        parked.pages = pages.len() as u32;
+        parked.rounds += 1;
+        self.fetches.parked.insert(fetch, parked);
+        for page in pages {
+            self.figures.index_reads += u64::from(page.count);
+            let read = self.fetches.next;
+            self.fetches.next += 1;
+            self.fetches.index_reads.insert(read, (*page, fetch));
+            let at = u64::from(page.page) * PAGE_BYTES as u64;
+            let bytes = page.count * PAGE_BYTES as u32;
+            out.actions.push(Action::ReadIndex { read, base: page.base, at, bytes });
+        }
+    }
+
+    /// Pages of an index are there.
+    pub(in super::super) fn index_read(
+        &mut self,
+        read: u64,
+        result: Result<Rc<M::Block>, DiskError>,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let Some((name, fetch)) = self.fetches.index_reads.remove(&read) else { return };
+        let is_there = result.is_ok_and(|block| {
+            // The one that is needed last: it is there when the fetch goes on.
+            let mut is_there = false;
+            for (n, bytes) in block.bytes().chunks_exact(PAGE_BYTES).enumerate().rev() {
+                let page = name.page + n as u32;
+                is_there = self.index_pages.insert(name.base, page, bytes).is_some();
+            }
+            is_there
+        });
+        let Some(mut parked) = self.fetches.parked.remove(&fetch) else { return };
+        parked.pages -= 1;
+        if !is_there {
+            parked.unreadable.push(name.base);
+        }
+        if parked.pages > 0 {
+            self.fetches.parked.insert(fetch, parked);
+        } else if parked.orphaned {
+            self.forget(fetch, parked);
+        } else {
+            let expired = self.is_due(&parked, now);
+            self.serve(fetch, parked, expired, out);
+        }
+    }
+
+    pub(super) fn start_read(
+        &mut self,
+        fetch: u64,
+        mut parked: Parked,
+        reading: Reading,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let Reading { wanted, position, entry, alone, .. } = reading;
+        let block = BLOCK_BYTES as u64;
+        let start = position - position % block;
+        let record_end = position + u64::from(entry.bytes);
+        let segment = self.log.segment_of(position).filter(|segment| record_end <= segment.end());
+        let Some(segment) = segment else {
+            // An index that says what cannot be.
+            parked.queues[wanted].failed = true;
+            self.serve(fetch, parked, true, out);
+            return;
+        };
+        let needed = (record_end - start).next_multiple_of(block);
+        let end = (start + if alone { needed } else { needed.max(READ_BYTES) })
+            .min(segment.end())
+            .min(self.log.flushed().next_multiple_of(block));
+        let length = (end - start) as u32;
+        parked.reading = Some(Reading { start, ..reading });
+        self.figures.read_bytes += u64::from(length);
+        self.fetches.parked.insert(fetch, parked);
+        out.actions.push(Action::Read { read: fetch, position: start, bytes: length });
+    }
+
+    /// A read ended.
+    pub(in super::super) fn fetch_read(
+        &mut self,
+        fetch: u64,
+        result: Result<Rc<M::Block>, DiskError>,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let Some(mut parked) = self.fetches.parked.remove(&fetch) else { return };
+        let Some(reading) = parked.reading.take() else {
+            self.fetches.parked.insert(fetch, parked);
+            return;
+        };
+        if parked.orphaned {
+            self.forget(fetch, parked);
+            return;
+        }
+        let block = match result {
+            Ok(block) => block,
+            // Perhaps it is another place of the range that is bad.
+            Err(_) if !reading.alone => {
+                self.start_read(fetch, parked, Reading { alone: true, ..reading }, out);
+                return;
+            }
+            Err(_) => {
+                self.figures.failed_reads += 1;
+                parked.queues[reading.wanted].failed = true;
+                self.serve(fetch, parked, true, out);
+                return;
+            }
+        };
+        let mut fetched = std::mem::take(&mut self.fetches.fetched);
+        fetched.clear();
+        // Ownership may have moved meanwhile.
+        self.find_faults(&parked, &mut fetched);
+        if !fetched.is_empty() {
+            self.fetches.fetched = fetched;
+            self.serve(fetch, parked, false, out);
+            return;
+        }
+        let slices = out.slices.len();
+        let source = Source::Disk(&reading, &block);
+        let gathered = self.gather(&parked, 0, &source, slices, &mut fetched, out);
+        if gathered.bytes > 0 || gathered.told {
+            self.answer_fetch(&parked, gathered.bytes, slices, &fetched, out);
+            self.fetches.fetched = fetched;
+            self.forget(fetch, parked);
+        } else {
+            // Nothing of it is wanted any more: it expired meanwhile.
+            self.fetches.fetched = fetched;
+            out.slices.truncate(slices);
+            let expired = self.is_due(&parked, now);
+            self.serve(fetch, parked, expired, out);
+        }
+    }
+
+    fn is_due(&self, parked: &Parked, now: Now) -> bool {
+        self.stopping || parked.due_us <= now.mono_us
+    }
+}

@@ -1,0 +1,226 @@
+//! Messages out: long polls over many queues, from memory or from disk.
+//!
+//! Invariants:
+//! - nothing above a queue's high watermark is ever sent: what a consumer saw is durable (promise: prefix);
+//! - a run holds only records of the queues that were asked for;
+//! - queues are served in rotation, so that none starves behind a busy one.
+
+mod gather;
+mod look;
+mod parked;
+mod transfer;
+
+pub(super) use parked::Fetches;
+
+use super::offsets::{check_count, nothing};
+use super::{Asker, Handled, Refuse, Shard, read, refuse};
+use crate::peer::{QueueId, member_of};
+use crate::seam::{Action, Memory, Now, Outbox};
+use gather::{Gathered, Source};
+use look::Cold;
+use parked::{Parked, Wanted};
+use ringmq_schema::consume::{Fetch, FetchAnswer, FetchAnswerArgs, FetchedQueue, TagFilter};
+use ringmq_schema::error::Status;
+use ringmq_schema::limits::{FETCH_BYTES_MAX, LONG_POLL_MS_MAX};
+use ringmq_schema::opcode::Opcode;
+use std::ops::Range;
+
+/// Most filters of one fetch, and most tags of a filter: each record is compared with each tag.
+const FILTERS_MAX: usize = 1024;
+/// See [`FILTERS_MAX`].
+const TAGS_MAX: usize = 64;
+/// Most records that a filter leaves out in one step, so that no consumer stops the others.
+const SKIPPED_MAX: u32 = 50_000;
+/// Most fetches waiting on one queue.
+const FETCHES_PER_QUEUE_MAX: usize = 1024;
+
+impl<M: Memory> Shard<M> {
+    pub(super) fn fetch(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        table: &[u8],
+        out: &mut Outbox<M::Block>,
+    ) -> Handled {
+        let request = read::<Fetch<'_>>(table)?;
+        let queues = request.queues().ok_or_else(nothing)?;
+        check_count(queues.len())?;
+        if queues.is_empty() {
+            return Err(nothing());
+        }
+        if request.group() != 0 {
+            self.check_group(request.group())?;
+        }
+        if self.fetches.len() >= self.config.waiting_fetches {
+            let text = format!("{} fetches wait already", self.fetches.len());
+            return Err(Refuse { retry_after_ms: 100, ..refuse(Status::Busy, text) });
+        }
+        let mut parked = self.fetches.spare.pop().unwrap_or_default();
+        parked.connection = asker.connection;
+        parked.correlation = asker.correlation;
+        parked.group = request.group();
+        parked.member = member_of(request.member());
+        let wait_us = u64::from(request.wait_ms().min(LONG_POLL_MS_MAX)) * 1000;
+        parked.due_us = now.mono_us + wait_us;
+        parked.max_bytes =
+            u64::from(request.max_bytes()).min(self.config.fetch_bytes.min(FETCH_BYTES_MAX) as u64);
+        parked.min_bytes = u64::from(request.min_bytes()).clamp(1, parked.max_bytes.max(1));
+        parked.max_records = request.max_records().max(1);
+        parked.checked = request.checked();
+        let filters = request.filters().unwrap_or_default();
+        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
+        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
+            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
+            return Err(refuse(Status::TooMany, text));
+        }
+        for filter in filters {
+            parked.filters.push(filter.hashes().unwrap_or_default().iter().collect());
+        }
+        for queue in queues {
+            let id = QueueId { topic: queue.topic(), queue: queue.queue() };
+            if usize::from(queue.filter()) > parked.filters.len() {
+                return Err(refuse(Status::BadRequest, "a queue names a filter that is not there"));
+            }
+            // Only queues that can be are given a slot; what is wrong with others is found when the
+            // fetch is served.
+            let slot = match self.readable(id) {
+                Ok(_) => self.queues.slot_or_new(id),
+                Err(_) => u32::MAX,
+            };
+            if slot != u32::MAX && self.queues.at(slot).waiting.len() >= FETCHES_PER_QUEUE_MAX {
+                let text = format!("{FETCHES_PER_QUEUE_MAX} fetches wait on this queue already");
+                return Err(Refuse { retry_after_ms: 100, ..refuse(Status::Busy, text) });
+            }
+            parked.queues.push(Wanted {
+                id,
+                slot,
+                asked: queue.offset(),
+                offset: queue.offset(),
+                generation: queue.generation(),
+                filter: queue.filter(),
+                failed: false,
+            });
+        }
+        let fetch = self.fetches.next;
+        self.fetches.next += 1;
+        self.serve(fetch, parked, wait_us == 0, out);
+        Ok(())
+    }
+
+    /// Answers a fetch, starts a read for it, or lets it wait.
+    fn serve(&mut self, fetch: u64, mut parked: Parked, expired: bool, out: &mut Outbox<M::Block>) {
+        let mut fetched = std::mem::take(&mut self.fetches.fetched);
+        fetched.clear();
+        self.find_faults(&parked, &mut fetched);
+        let rotation = self.fetches.rotation % parked.queues.len();
+        self.fetches.rotation = self.fetches.rotation.wrapping_add(1);
+        let cold = match fetched.is_empty() {
+            true => self.look(&mut parked, rotation),
+            false => Cold::No,
+        };
+        if !matches!(cold, Cold::No) {
+            self.fetches.fetched = fetched;
+            match cold {
+                Cold::Pages(pages) => self.read_pages(fetch, parked, &pages, out),
+                Cold::At(reading) => self.start_read(fetch, parked, reading, out),
+                Cold::Run(run) => self.send_run(fetch, parked, &run, out),
+                Cold::No => {}
+            }
+            return;
+        }
+        if parked.queues.iter().any(|wanted| wanted.failed) {
+            fetched.clear();
+            self.find_faults(&parked, &mut fetched);
+        }
+        let (slices, faults) = (out.slices.len(), fetched.len());
+        let gathered = self.gather(&parked, rotation, &Source::Tail, slices, &mut fetched, out);
+        let Gathered { bytes, cut_short, told } = gathered;
+        if bytes >= parked.min_bytes || faults > 0 || cut_short || told || expired {
+            self.answer_fetch(&parked, bytes, slices, &fetched, out);
+            self.forget(fetch, parked);
+        } else {
+            out.slices.truncate(slices);
+            self.park(fetch, parked);
+        }
+        self.fetches.fetched = fetched;
+    }
+
+    /// Queues that cannot be served: gone, fenced, out of range.
+    fn find_faults(&self, parked: &Parked, fetched: &mut Vec<FetchedQueue>) {
+        for wanted in &parked.queues {
+            let (mut min, mut max) = (0, 0);
+            let status = match self.readable(wanted.id) {
+                Err(refused) => refused.status,
+                // promise: one-owner
+                Ok(_)
+                    if wanted.generation != 0
+                        && !self.offsets.may(
+                            parked.group,
+                            wanted.id,
+                            parked.member,
+                            wanted.generation,
+                        ) =>
+                {
+                    Status::Fenced
+                }
+                Ok(next) => {
+                    if let Some(queue) = self.queues.get(wanted.id) {
+                        (min, max) = (queue.min, queue.visible);
+                    }
+                    let out_of_range = wanted.offset < min || wanted.offset > next;
+                    match out_of_range {
+                        true => Status::OffsetOutOfRange,
+                        false if wanted.failed => Status::ReadFailed,
+                        false => Status::Ok,
+                    }
+                }
+            };
+            if status != Status::Ok {
+                let QueueId { topic, queue } = wanted.id;
+                let code = status.code();
+                let entry = FetchedQueue::new(topic, queue, wanted.offset, max, min, 0, code, 0);
+                fetched.push(entry);
+            }
+        }
+    }
+
+    fn answer_fetch(
+        &mut self,
+        parked: &Parked,
+        run_bytes: u64,
+        first_slice: usize,
+        fetched: &[FetchedQueue],
+        out: &mut Outbox<M::Block>,
+    ) {
+        let head = self.write_answer(parked, run_bytes, fetched, out);
+        out.actions.push(Action::Answer {
+            connection: parked.connection,
+            head,
+            slices: first_slice..out.slices.len(),
+        });
+    }
+
+    /// Header and table of an answer, in `out.heads`.
+    fn write_answer(
+        &mut self,
+        parked: &Parked,
+        run_bytes: u64,
+        fetched: &[FetchedQueue],
+        out: &mut Outbox<M::Block>,
+    ) -> Range<usize> {
+        let out_of_range = Status::OffsetOutOfRange.code();
+        for found in fetched {
+            self.figures.messages_out += u64::from(found.records());
+            self.figures.out_of_range += u64::from(found.status() == out_of_range);
+        }
+        self.figures.bytes_out += run_bytes;
+        let start = out.heads.len();
+        let opcode = Opcode::Fetch.code();
+        let correlation = parked.correlation;
+        self.frames.answer(&mut out.heads, opcode, correlation, run_bytes as usize, |fbb| {
+            let queues = Some(fbb.create_vector(fetched));
+            FetchAnswer::create(fbb, &FetchAnswerArgs { queues })
+        });
+        start..out.heads.len()
+    }
+}
