@@ -24,6 +24,7 @@ mod state;
 mod table;
 
 pub use config::{Figures, FlushMode, ShardConfig};
+pub use log::recovery::Fenced;
 pub use seam::{
     Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Input, LogFiles, Memory, Now, Outbox,
     SegmentFile, Slice,

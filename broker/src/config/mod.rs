@@ -83,6 +83,14 @@ settings! {
     async_flush: Duration = Duration::from_millis(500);
     /// Length of a file of the log, at least 1 MiB.
     segment_bytes: Bytes = Bytes::mib(256);
+    /// How long messages are kept of topics that do not say, by whole segments; 0: for ever.
+    retention: Duration = Duration::from_secs(72 * 3600);
+    /// How many bytes are kept of a topic that does not say; 0: any number.
+    retention_bytes: Bytes = Bytes(0);
+    /// Growth of a shard's log after which its state is written down again: what a restart reads at most.
+    snapshot_bytes: Bytes = Bytes::mib(512);
+    /// Pages of indexes that each shard keeps in memory.
+    index_cache_bytes: Bytes = Bytes::mib(16);
     /// Newest bytes of each shard's log that stay in memory for consumers at the tail.
     tail_cache_bytes: Bytes = Bytes::mib(64);
     /// Largest unit that is written at once.
@@ -105,6 +113,8 @@ settings! {
     disk_timeout: Duration = Duration::from_secs(30);
     /// Threads that send ranges of the log from file to socket; 0: the cores read and send them.
     transfer_threads: u16 = 2;
+    /// Runs of records at least so long go from file to socket; 0: none do.
+    transfer_bytes_min: Bytes = Bytes(64 << 10);
     /// Bytes that each core may have lent to these threads, at least 1 MiB.
     transfer_bytes: Bytes = Bytes::mib(64);
     /// Most connections.
@@ -223,6 +233,11 @@ impl BrokerConfig {
             tail_cache_bytes: self.tail_cache_bytes.as_usize(),
             async_flush_ms: u64::try_from(self.async_flush.as_millis()).unwrap_or(u64::MAX),
             fetch_bytes: self.fetch_bytes.as_usize(),
+            retention_ms: u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX),
+            retention_bytes: self.retention_bytes.0,
+            snapshot_bytes: self.snapshot_bytes.0,
+            index_cache_bytes: self.index_cache_bytes.as_usize(),
+            transfer_bytes_min: self.transfer_bytes_min.as_usize(),
             topics: self.max_topics,
             queues: self.max_queues as u64,
             groups: self.max_groups,

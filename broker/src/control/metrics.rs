@@ -137,6 +137,34 @@ pub const METRICS: &[Metric] = &[
     counter("ringmq_torn_bytes_total", "Bytes cut off at start as a torn tail.", |p| {
         p.figures.torn_bytes
     }),
+    counter("ringmq_fenced_bytes_total", "Bytes of the log found damaged at start.", |p| {
+        p.figures.fenced_bytes
+    }),
+    counter("ringmq_corrupt_records_total", "Records asked for that are damaged.", |p| {
+        p.figures.corrupt_reads
+    }),
+    counter("ringmq_failed_reads_total", "Records asked for that the disk did not give.", |p| {
+        p.figures.failed_reads
+    }),
+    counter("ringmq_out_of_range_total", "Fetches from an offset that is not there.", |p| {
+        p.figures.out_of_range
+    }),
+    counter("ringmq_transfers_total", "Runs of records sent from file to socket.", |p| {
+        p.figures.transfers
+    }),
+    counter("ringmq_transferred_records_bytes_total", "Bytes of these runs.", |p| {
+        p.figures.transfer_bytes
+    }),
+    counter("ringmq_segments_indexed_total", "Indexes of sealed segments written.", |p| {
+        p.figures.segments_indexed
+    }),
+    counter("ringmq_segments_retired_total", "Segments that nobody needed any more.", |p| {
+        p.figures.segments_retired
+    }),
+    counter("ringmq_expired_messages_total", "Messages beyond their topic's retention.", |p| {
+        p.figures.expired_messages
+    }),
+    counter("ringmq_snapshots_total", "Snapshots of the state written.", |p| p.figures.snapshots),
     Metric {
         name: "ringmq_shard_failed",
         kind: Kind::Gauge,

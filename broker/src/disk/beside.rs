@@ -7,7 +7,7 @@
 
 use super::recovery::write_index;
 use super::segment::{failed, file_name, index_name, spare_name};
-use ringmq_core::index::{SegmentRows, StretchRow};
+use ringmq_core::index::{Indexed, SegmentRows};
 use ringmq_core::{DiskError, SegmentFile};
 use rustix::fs::FallocateFlags;
 use std::fs::{self, File, OpenOptions};
@@ -40,7 +40,7 @@ pub(crate) enum Done {
     /// With what its directory has, and how long it took.
     Index {
         base: u64,
-        result: Result<Box<[StretchRow]>, DiskError>,
+        result: Result<Indexed, DiskError>,
         took: Duration,
     },
     Punched {
@@ -88,15 +88,15 @@ pub(crate) fn run(jobs: &Receiver<Job>, answer: impl Fn(u16, Done)) {
     }
 }
 
-fn index(folder: &Path, rows: &SegmentRows) -> Result<Box<[StretchRow]>, DiskError> {
+fn index(folder: &Path, rows: &SegmentRows) -> Result<Indexed, DiskError> {
     // The shard goes on without this index; what is wrong with its rows shall not end the others.
-    let encoded = catch_unwind(AssertUnwindSafe(|| (rows.encode(), rows.stretches())));
-    let (bytes, stretches) = encoded.map_err(|_| {
+    let encoded = catch_unwind(AssertUnwindSafe(|| (rows.encode(), rows.indexed())));
+    let (bytes, indexed) = encoded.map_err(|_| {
         let operation = format!("encode the index of the segment at {}", rows.base);
         failed(operation, "its rows contradict each other (message above): please report this")
     })?;
     write_index(folder, rows.base, &bytes)?;
-    Ok(stretches)
+    Ok(indexed)
 }
 
 fn punch(path: &Path, at: u64, bytes: u64) -> Result<(), DiskError> {

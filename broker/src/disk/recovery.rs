@@ -182,6 +182,19 @@ impl LogFiles for RecoveryFiles {
         write_index(&self.folder, base, bytes)
     }
 
+    fn remove_index(&mut self, base: u64) -> Result<(), DiskError> {
+        self.open_index = None;
+        let path = self.folder.join(index_name(base));
+        let remove = || -> std::io::Result<()> {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                removed => removed?,
+            }
+            File::open(&self.folder)?.sync_all()
+        };
+        remove().map_err(|error| failed(format!("remove {}", path.display()), error))
+    }
+
     fn sync(&mut self) -> Result<(), DiskError> {
         for segment in &self.segments {
             let path = self.folder.join(file_name(segment.base));

@@ -20,7 +20,7 @@ use crate::disk::{Disk, Limits};
 use crate::net;
 use anyhow::{Context, anyhow};
 use glommio::{LocalExecutorBuilder, Placement};
-use ringmq_core::{Outbox, Shard};
+use ringmq_core::{Fenced, Outbox, Shard};
 use signal::Tasks;
 use state::BrokerState;
 use std::cell::Cell;
@@ -171,6 +171,16 @@ async fn open_shards(id: usize, state: &Arc<BrokerState>) -> anyhow::Result<Vec<
         let figures = shard.figures();
         if figures.torn_bytes > 0 {
             tracing::warn!(shard = number, bytes = figures.torn_bytes, "a torn tail was cut");
+        }
+        for Fenced { from, to, what } in shard.damage() {
+            tracing::error!(
+                shard = number,
+                from,
+                to,
+                what,
+                "the log is damaged there: what lay in it is lost and answered Corrupt, all else is served. \
+                 `ringmq log verify` shows what it covers"
+            );
         }
         tracing::info!(
             shard = number,

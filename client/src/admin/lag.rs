@@ -106,6 +106,7 @@ impl Admin {
                 max_records: 1,
                 queues: Some(fbb.create_vector(&[queue])),
                 filters: None,
+                checked: true,
             };
             offsets::Fetch::create(fbb, &args)
         });

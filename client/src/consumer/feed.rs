@@ -76,6 +76,8 @@ pub(super) struct Plan {
     pub(super) token: u64,
     pub(super) asks: Vec<Ask>,
     pub(super) max_records: usize,
+    /// The broker is to look at the records before it sends them.
+    pub(super) checked: bool,
 }
 
 /// A position that is to be committed.
@@ -165,6 +167,7 @@ impl Feed {
             revoked: false,
             paused: false,
             blocked_until: None,
+            checked: false,
             fetcher,
         };
         state.held.insert(id, held);
@@ -279,6 +282,7 @@ impl Feed {
         let State { held, by_shard, .. } = &mut *state;
         let ids = by_shard.get(&(Arc::clone(broker), shard)).map_or(&[][..], Vec::as_slice);
         let (mut asks, mut max_records, mut later) = (Vec::new(), 0, None::<Instant>);
+        let mut checked = false;
         for id in ids {
             let held = held.get_mut(id).expect("by_shard names what is held");
             if let Some(until) = held.blocked_until
@@ -292,6 +296,7 @@ impl Feed {
             }
             held.blocked_until = None;
             held.asked = Some(token);
+            checked |= held.checked;
             max_records += self.room.records - held.records;
             asks.push(Ask {
                 id: *id,
@@ -303,7 +308,7 @@ impl Feed {
                 filter: Arc::clone(&held.holding.filter),
             });
         }
-        if asks.is_empty() { Err(later) } else { Ok(Plan { token, asks, max_records }) }
+        if asks.is_empty() { Err(later) } else { Ok(Plan { token, asks, max_records, checked }) }
     }
 
     /// A fetch failed: its queues may be asked for again.
@@ -331,10 +336,17 @@ impl Feed {
             state.held.get(id).is_some_and(|held| held.asked == Some(plan.token))
         };
         // Records first: their queues' next offsets lie behind them.
-        let (mut at, mut added) = (0, false);
+        let (mut at, mut added, mut is_sound) = (0, false, true);
         while at < run.len() {
-            let (end, found) = wire::read_one(&run, at)
-                .map_err(|error| crate::error::Error::protocol("fetch", error))?;
+            let read = wire::read_one(&run, at).ok();
+            let sound = |found: &Option<wire::RecordRef<'_>>| {
+                found.as_ref().is_none_or(|found| found.check_header().is_ok())
+            };
+            // Sent from the broker's file as it lies there: what was damaged on the disk is seen here first.
+            let Some((end, found)) = read.filter(|(_, found)| sound(found)) else {
+                is_sound = false;
+                break;
+            };
             if let Some(found) = found {
                 let header = found.header;
                 let id = asks.get(&(header.topic.get(), header.queue.get()));
@@ -349,7 +361,7 @@ impl Feed {
             }
             at = end;
         }
-        for fetched in table.queues().into_iter().flatten() {
+        for fetched in table.queues().into_iter().flatten().filter(|_| is_sound) {
             let Some(id) = asks.get(&(fetched.topic(), fetched.queue())) else { continue };
             if live(state, id) {
                 let held = state.held.get_mut(id).expect("just found");
@@ -360,7 +372,11 @@ impl Feed {
         }
         for ask in &plan.asks {
             if live(state, &ask.id) {
-                state.held.get_mut(&ask.id).expect("just found").asked = None;
+                let held = state.held.get_mut(&ask.id).expect("just found");
+                match is_sound {
+                    true => (held.asked, held.checked) = (None, false),
+                    false => held.doubt(),
+                }
             }
         }
         drop(guard);

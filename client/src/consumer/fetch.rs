@@ -139,6 +139,7 @@ async fn ask(
                 max_records: plan.max_records.clamp(1, FETCH_RECORDS_MAX) as u32,
                 queues: Some(fbb.create_vector(&queues)),
                 filters: Some(fbb.create_vector(&tables)),
+                checked: plan.checked,
             };
             wire::Fetch::create(fbb, &args)
         })

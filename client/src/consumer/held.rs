@@ -35,6 +35,8 @@ pub(super) struct Held {
     pub(super) revoked: bool,
     pub(super) paused: bool,
     pub(super) blocked_until: Option<Instant>,
+    /// The broker is to look at what it sends next: the last answer could not be read.
+    pub(super) checked: bool,
     /// Wakes the shard's fetch loop.
     pub(super) fetcher: Arc<Notify>,
 }
@@ -101,6 +103,15 @@ impl Held {
         }
     }
 
+    /// An answer could not be read: the next is to be looked at by the broker. When that was so already, only
+    /// later.
+    pub(super) fn doubt(&mut self) {
+        self.asked = None;
+        if std::mem::replace(&mut self.checked, true) {
+            self.blocked_until = Some(Instant::now() + REFUSED_PAUSE);
+        }
+    }
+
     /// Takes over where the broker says fetching goes on. Returns whether the queue is fenced.
     pub(super) fn go_on(&mut self, fetched: &FetchedQueue) -> bool {
         match (fetched.status() != 0).then(|| Status::from_code(fetched.status())) {
@@ -114,6 +125,18 @@ impl Held {
                     self.blocked_until = Some(Instant::now() + REFUSED_PAUSE);
                 }
                 self.next_fetch = to;
+            }
+            Some(Status::Corrupt) => {
+                let (from, to) = (self.next_fetch, fetched.next_offset());
+                let queue = &self.holding.queue;
+                tracing::error!(
+                    %queue, from, to,
+                    "these messages are damaged on the broker's disk: they are left out"
+                );
+                if to <= from {
+                    self.blocked_until = Some(Instant::now() + REFUSED_PAUSE);
+                }
+                self.next_fetch = from.max(to);
             }
             Some(Status::Fenced | Status::UnknownMember) => return true,
             Some(status) => {

@@ -8,14 +8,23 @@
 //!   with FUA it covers only itself;
 //! - what was not told to have ended may land whole, in part or not at all;
 //! - the log is only appended to: a write over bytes that this life of the shard wrote already is a violation,
-//!   as is one outside a segment that is ready.
+//!   as is one outside a segment that is ready;
+//! - what lies beside the log, and goes with it, is in [`beside`].
+
+mod beside;
+mod units;
 
 use crate::sim::memory::SimBlock;
 use crate::sim::random::Random;
 use crate::sim::{Verdict, violation};
+use beside::Beside;
+pub use beside::IndexFault;
+use ringmq_core::index::SegmentRows;
 use ringmq_core::seam::{BLOCK_BYTES, Block, DiskError, SegmentFile};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
+pub use units::Unit;
 
 /// What a new segment holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +91,21 @@ pub enum Op {
     /// See `Action::Read`.
     #[allow(missing_docs)]
     Read { read: u64, position: u64, bytes: u32 },
+    /// See `Action::WriteIndex`.
+    #[allow(missing_docs)]
+    WriteIndex { rows: Arc<SegmentRows> },
+    /// See `Action::ReadIndex`.
+    #[allow(missing_docs)]
+    ReadIndex { read: u64, base: u64, at: u64, bytes: u32 },
+    /// See `Action::Retire`.
+    #[allow(missing_docs)]
+    Retire { base: u64 },
+    /// See `Action::Punch`.
+    #[allow(missing_docs)]
+    Punch { position: u64, bytes: u64 },
+    /// See `Action::Transfer`. Its end brings the run.
+    #[allow(missing_docs)]
+    Transfer { connection: u64, head: Vec<u8>, position: u64, bytes: u32 },
 }
 
 /// See the module.
@@ -97,6 +121,7 @@ pub struct Disk {
     written: BTreeMap<u64, u64>,
     /// Highest write that ended, in any life.
     last_written: Option<(u64, u64)>,
+    beside: Beside,
     random: Random,
 }
 
@@ -112,6 +137,7 @@ impl Disk {
             next_op: 0,
             written: BTreeMap::new(),
             last_written: None,
+            beside: Beside::default(),
             random,
         }
     }
@@ -165,6 +191,7 @@ impl Disk {
             Op::Read { position, bytes, .. } => {
                 self.check_range("read", *position, u64::from(*bytes))?;
             }
+            beside => self.check_beside(beside)?,
         }
         self.next_op += 1;
         self.in_flight.insert(self.next_op, op);
@@ -177,6 +204,11 @@ impl Disk {
             return violation(format!("{what} of {bytes} bytes at {position} is not aligned"));
         }
         let segment = self.segments.range(..=position).next_back();
+        if let Some((base, _)) = segment
+            && self.is_retired(*base)
+        {
+            return violation(format!("{what} at {position} in a segment that was retired"));
+        }
         let end = segment.map_or(0, |(base, segment)| base + segment.view.len() as u64);
         if position + bytes > end {
             return violation(format!(
@@ -232,13 +264,17 @@ impl Disk {
                     self.cache(*position, block, 0, bytes);
                 }
             }
-            Op::Sync { from, to, covers, .. } => self.flush(*from, *to, *covers),
+            Op::Sync { from, to, covers, .. } => {
+                self.flush(*from, *to, *covers);
+                self.keep_holes(*from, *to);
+            }
             Op::Make { base, bytes } => self.make(*base, *bytes),
             Op::Read { position, bytes, .. } => {
                 let mut out = vec![0; *bytes as usize];
                 self.read(*position, &mut out);
                 read = Some(out);
             }
+            beside => read = self.finish_beside(beside),
         }
         (op, read)
     }
@@ -272,7 +308,7 @@ impl Disk {
                     }
                 }
             }
-            Op::Make { .. } | Op::Read { .. } => {}
+            _ => {}
         }
         let operation = format!("simulated {op:.60?}");
         (op, DiskError { operation, reason: reason.to_owned() })
@@ -280,7 +316,9 @@ impl Disk {
 
     /// The end of a life: operations under way land or not, and with the power goes the cache.
     pub fn crash(&mut self, kind: CrashKind) {
-        for (_, op) in std::mem::take(&mut self.in_flight) {
+        let in_flight = std::mem::take(&mut self.in_flight);
+        self.crash_beside(kind, in_flight.values());
+        for (_, op) in in_flight {
             match op {
                 Op::Write { position, block, .. } => self.land_in_part(position, &block),
                 Op::Make { base, bytes } => {
@@ -291,7 +329,7 @@ impl Disk {
                         self.make(base, bytes);
                     }
                 }
-                Op::Sync { .. } | Op::Read { .. } => {}
+                _ => {}
             }
         }
         self.written.clear();
@@ -299,6 +337,7 @@ impl Disk {
             cached.forsaken = false;
         }
         if kind == CrashKind::PowerLoss {
+            self.lose_holes();
             self.lose_cache();
         }
     }
@@ -339,13 +378,16 @@ impl Disk {
     /// Everything that ended becomes durable.
     pub fn sync_all(&mut self) {
         self.flush(0, u64::MAX, u64::MAX);
+        self.keep_holes(0, u64::MAX);
     }
 
     fn make(&mut self, base: u64, bytes: u64) {
         let mut content = vec![0; bytes as usize];
-        match self.device.fill {
+        let device = self.device;
+        match device.fill {
             Fill::Zeros => {}
             Fill::Garbage => self.random.fill(&mut content),
+            Fill::Recycled if self.take_spare(&mut content) => {}
             Fill::Recycled => {
                 let older: Vec<u64> = self.segments.keys().copied().collect();
                 if !older.is_empty() {

@@ -58,6 +58,18 @@ pub struct Summary {
     pub failed_operations: u64,
     /// Segments made.
     pub segments: u64,
+    /// Indexes written while shards served, those spoiled between lives, and units of the log spoiled there.
+    pub indexes: u64,
+    /// See `indexes`.
+    pub spoiled: u64,
+    /// See `indexes`.
+    pub rotten: u64,
+    /// Transfers from file to socket, segments retired, holes punched.
+    pub transfers: u64,
+    /// See `transfers`.
+    pub retired: u64,
+    /// See `transfers`.
+    pub holes: u64,
     /// Things that happened.
     pub events: u64,
 }
@@ -72,6 +84,12 @@ impl std::ops::AddAssign for Summary {
         self.commits += other.commits;
         self.failed_operations += other.failed_operations;
         self.segments += other.segments;
+        self.indexes += other.indexes;
+        self.spoiled += other.spoiled;
+        self.rotten += other.rotten;
+        self.transfers += other.transfers;
+        self.retired += other.retired;
+        self.holes += other.holes;
         self.events += other.events;
     }
 }

@@ -17,8 +17,19 @@ pub struct Life {
     pub end: CrashKind,
     /// Recovery of the next life is cut off after so many calls to the disk.
     pub recovery_calls: Option<u64>,
+    /// What befell the disks before it.
+    pub between: Between,
     /// What befalls the disks in this life.
     pub faults: Faults,
+}
+
+/// What is spoiled on the disks before a life begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Between {
+    /// Chance of each index to be deleted, truncated or wrong in a bit.
+    pub indexes_percent: u64,
+    /// Chance of each shard that a bit of its log is wrong.
+    pub rot_percent: u64,
 }
 
 /// Chances of one in n for each operation; 0: never.
@@ -30,8 +41,12 @@ pub struct Faults {
     pub sync: u64,
     /// A segment cannot be made.
     pub make: u64,
-    /// A read fails.
+    /// A read or transfer fails.
     pub read: u64,
+    /// A bit of what is read from an index is wrong.
+    pub index_flip: u64,
+    /// An index cannot be written, a hole not punched.
+    pub beside: u64,
     /// An operation takes a hundred times as long.
     pub slow: u64,
     /// The wall clock is set, the disk reported full and empty again: at a client's step.
@@ -118,6 +133,9 @@ fn config(shards: u16, random: &mut Random) -> ShardConfig {
     config.units_in_flight = random.between(1, 8) as usize;
     config.segment_bytes = *random.pick(&[64 << 10, 128 << 10, 256 << 10]);
     config.backlog_bytes = *random.pick(&[64 << 10, 256 << 10]);
+    config.snapshot_bytes = *random.pick(&[64 << 10, 256 << 10, 1 << 20]);
+    config.snapshot_pause_ms = *random.pick(&[0, 100, 1000, 10_000]);
+    config.index_cache_bytes = *random.pick(&[64 << 10, 128 << 10, 1 << 20]);
     config.tail_cache_bytes = *random.pick(&[16 << 10, 64 << 10, 512 << 10]);
     config.async_flush_ms = *random.pick(&[20, 100, 500]);
     config.idle_mark_ms = *random.pick(&[20, 100, 500]);
@@ -139,6 +157,8 @@ fn life(hostile: bool, random: &mut Random) -> Life {
         faults.sync = one_in(random, 15, 20);
         faults.make = one_in(random, 20, 4);
         faults.read = one_in(random, 40, 10);
+        faults.index_flip = one_in(random, 30, 10);
+        faults.beside = one_in(random, 30, 3);
         faults.slow = one_in(random, 40, 20);
         faults.full = one_in(random, 30, 100);
     }
@@ -148,7 +168,8 @@ fn life(hostile: bool, random: &mut Random) -> Life {
         steps: random.between(5, 80),
         crash_at_action: random.percent(40).then(|| random.between(1, 400)),
         end: if random.percent(50) { CrashKind::Kill } else { CrashKind::PowerLoss },
-        recovery_calls: random.percent(15).then(|| random.between(1, 30)),
+        recovery_calls: random.percent(15).then(|| random.between(1, 60)),
+        between: Between { indexes_percent: *random.pick(&[0, 0, 10, 50, 100]), rot_percent: 0 },
         faults,
     }
 }

@@ -49,6 +49,22 @@ pub enum Bug {
     TopicHidden,
     /// A committed offset is told too low.
     CommitForgotten,
+    /// A read of an index brings another segment's.
+    IndexElsewhere,
+    /// An index is reported as written, and is not.
+    IndexPretended,
+    /// The first segment goes although nobody asked for it.
+    RetiredUnasked,
+    /// A hole is one block too long.
+    PunchTooFar,
+    /// A transfer sends another place of the log.
+    TransferElsewhere,
+    /// As `IndexElsewhere`, now and then only.
+    IndexSometimesElsewhere,
+    /// An index that was reported as written is gone after a restart.
+    IndexForgotten,
+    /// A segment that is to go stays.
+    RetirementForgotten,
 }
 
 impl Bug {
@@ -73,7 +89,18 @@ impl Bug {
         Bug::PeersLost,
         Bug::TopicHidden,
         Bug::CommitForgotten,
+        Bug::IndexElsewhere,
+        Bug::IndexPretended,
+        Bug::RetiredUnasked,
+        Bug::PunchTooFar,
+        Bug::TransferElsewhere,
     ];
+
+    /// Those that must do no harm: derived files and space, of which nothing is ever answered from memory of
+    /// them alone. A page of another segment does not check, and is read again; an index that is missing is made
+    /// again from its segment; a segment that stays is only space.
+    pub const HARMLESS: &'static [Bug] =
+        &[Bug::IndexSometimesElsewhere, Bug::IndexForgotten, Bug::RetirementForgotten];
 }
 
 /// The bug of a run, if it has one.
@@ -112,7 +139,9 @@ impl Planted {
         match op {
             Op::Write { .. } => self.strikes(Bug::WriteLost, 5),
             Op::Sync { .. } => self.strikes(Bug::SyncDropped, 2),
-            Op::Make { .. } | Op::Read { .. } => false,
+            Op::WriteIndex { .. } => self.strikes(Bug::IndexPretended, 1),
+            Op::Retire { .. } => self.strikes(Bug::RetirementForgotten, 1),
+            _ => false,
         }
     }
 
@@ -136,8 +165,45 @@ impl Planted {
         }
     }
 
+    /// What a read of an index brings.
+    pub fn reads_index(&mut self, disk: &Disk, base: u64, at: u64, page: &mut [u8]) {
+        let strikes =
+            self.strikes(Bug::IndexElsewhere, 1) || self.strikes(Bug::IndexSometimesElsewhere, 8);
+        let other = disk.indexes().into_iter().find(|other| *other != base);
+        let (from, to) = (at as usize, at as usize + page.len());
+        let bytes = other.and_then(|other| disk.index(other)?.get(from..to));
+        if let Some(bytes) = bytes.filter(|_| strikes) {
+            page.copy_from_slice(bytes);
+        }
+    }
+
+    /// What a transfer sends.
+    pub fn transfers(&mut self, disk: &Disk, position: u64, run: &mut [u8]) {
+        let bytes = run.len() as u64;
+        let elsewhere = position.saturating_sub(bytes.next_multiple_of(4096));
+        if elsewhere < position
+            && disk.has(elsewhere, bytes)
+            && self.strikes(Bug::TransferElsewhere, 2)
+        {
+            disk.read(elsewhere, run);
+        }
+    }
+
+    /// How long a hole becomes.
+    pub fn punches(&mut self, bytes: u64) -> u64 {
+        if self.strikes(Bug::PunchTooFar, 2) { bytes + 4096 } else { bytes }
+    }
+
     /// Before a restart.
     pub fn restarts(&mut self, disk: &mut Disk) {
+        if self.strikes(Bug::IndexForgotten, 1) {
+            let last = disk.indexes().pop();
+            last.into_iter().for_each(|base| disk.forget_index(base));
+        }
+        let segments = disk.segments();
+        if segments.len() > 2 && self.strikes(Bug::RetiredUnasked, 2) {
+            disk.retire(segments[0].base);
+        }
         let Some((position, bytes)) = disk.last_written() else { return };
         if self.strikes(Bug::TailBlockLost, 1) {
             disk.wipe(position + bytes - 4096, 4096);

@@ -43,10 +43,13 @@ pub(crate) struct Recovered {
 
 /// A damaged range of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fenced {
-    pub(crate) from: u64,
-    pub(crate) to: u64,
-    pub(crate) what: &'static str,
+pub struct Fenced {
+    /// First position.
+    pub from: u64,
+    /// End.
+    pub to: u64,
+    /// What is wrong at the first position.
+    pub what: &'static str,
 }
 
 /// What the log is read for.

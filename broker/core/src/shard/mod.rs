@@ -25,6 +25,7 @@ use crate::consume::group::{GroupState, Heartbeat};
 use crate::consume::offsets::Offsets;
 use crate::index::{Entry, PageCache};
 use crate::log::Log;
+use crate::log::recovery::Fenced;
 use crate::peer::PeerMessage;
 use crate::queue::Queues;
 use crate::registry::Registry;
@@ -70,6 +71,7 @@ pub struct Shard<M: Memory> {
     retention: Retention,
     frames: FrameBuilder,
     figures: Figures,
+    damage: Vec<Fenced>,
     opened: Now,
     epoch_is_durable: bool,
     disk_has_room: bool,
@@ -221,6 +223,11 @@ impl<M: Memory> Shard<M> {
             tail_bytes: self.log.tail.bytes() as u64,
             ..self.figures
         }
+    }
+
+    /// What of its log was found damaged when it was opened.
+    pub fn damage(&self) -> &[Fenced] {
+        &self.damage
     }
 
     /// Its settings.

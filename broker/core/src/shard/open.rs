@@ -77,7 +77,7 @@ impl<M: Memory> Shard<M> {
         let recovered = recovery::recover(&config, files, &mut tables)?;
         let Recovered { mut segments, end, epoch, snapshot, records, torn_bytes, fenced, named } =
             recovered;
-        tables.finish(&fenced);
+        tables.finish(&fenced)?;
         let Tables { mut queues, registry, offsets, rows, touched, topics, indexes, .. } = tables;
         for (number, pages) in indexes {
             segments[number as usize].index = Some(pages);
@@ -109,6 +109,7 @@ impl<M: Memory> Shard<M> {
             waiting: Waiting::default(),
             frames: FrameBuilder::new(),
             figures,
+            damage: fenced,
             opened: now,
             epoch_is_durable: false,
             disk_has_room: true,

@@ -58,6 +58,11 @@ impl HomeState {
         self.agreed
     }
 
+    /// Whether every shard has everything up to `version`, durably: nobody asks for older changes any more.
+    pub(super) fn all_have(&self, version: u64) -> bool {
+        self.least().is_some_and(|least| least >= version)
+    }
+
     /// Keeps a group's name until it can be made; bounded as the groups are.
     pub(super) fn want_group(&mut self, name: String, most: usize) {
         if self.wanted_groups.len() < most {

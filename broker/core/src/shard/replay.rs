@@ -22,7 +22,7 @@ use crate::snapshot::{self, Item};
 use crate::state;
 use ringmq_schema::placement::shard_of_queue;
 use ringmq_schema::record::{HEADER_BYTES, Kind, RecordHeader, RecordRef};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module.
 pub(super) struct Tables {
@@ -48,6 +48,12 @@ pub(super) struct Tables {
     /// The log is there from its very beginning.
     is_whole: bool,
     is_damaged: bool,
+    /// Segments were taken from their indexes, which leave out topics that are gone.
+    has_index: bool,
+    /// By topic, where offsets were missing behind such a segment.
+    gaps: BTreeMap<u32, u64>,
+    /// What the files held when recovery began is durable.
+    is_synced: bool,
     /// Slots with a record behind the last damage.
     seen: BTreeSet<u32>,
 }
@@ -71,24 +77,36 @@ impl Tables {
             has_state: false,
             is_whole: false,
             is_damaged: false,
+            has_index: false,
+            gaps: BTreeMap::new(),
+            is_synced: false,
             seen: BTreeSet::new(),
         }
     }
 
     /// Everything was read. What indexes say of topics that are gone goes; after damage queues without a record
     /// behind it may have lost some, and their offsets with them.
-    pub(super) fn finish(&mut self, fenced: &[Fenced]) {
+    pub(super) fn finish(&mut self, fenced: &[Fenced]) -> Result<(), OpenError> {
         let gone = |topic: &u32| self.registry.is_deleted(*topic);
+        if let Some((_, position)) = self.gaps.iter().find(|(topic, _)| !gone(topic)) {
+            let what = "its queue offset does not follow the one before".to_owned();
+            return Err(OpenError::Impossible { position: *position, what });
+        }
         let topics: BTreeSet<u32> = self.queues.topics().filter(gone).collect();
         for topic in topics {
             self.queues.forget_topic(topic);
             self.offsets.forget_topic(topic);
         }
         self.topics.forget_if(|topic| self.registry.is_deleted(topic));
+        // The last segment is full and has its index: there is nothing to seal, and nothing to seal it with.
+        let end = self.rows.base + self.rows.bytes;
+        if self.known >= end {
+            self.rows = SegmentRows { base: end, ..SegmentRows::default() };
+        }
         let bytes: u64 = fenced.iter().map(|range| range.to - range.from).sum();
         let most = bytes / HEADER_BYTES as u64;
         if most == 0 {
-            return;
+            return Ok(());
         }
         for slot in 0..self.queues.slots() {
             if !self.seen.contains(&slot) {
@@ -96,6 +114,7 @@ impl Tables {
                 queue.skip_to(queue.next + most);
             }
         }
+        Ok(())
     }
 
     fn take_change(&mut self, change: RegistryChange) -> Result<(), &'static str> {
@@ -217,6 +236,11 @@ impl Tables {
             None => return Err("its queue offset was given before"),
             Some(0) => {}
             Some(_) if self.is_damaged => queue.skip_to(offset),
+            // What an index says was written when the topic was gone already; `finish` looks whether it is.
+            Some(_) if self.has_index => {
+                self.gaps.entry(id.topic).or_insert(header.position.get());
+                queue.skip_to(offset);
+            }
             Some(_) => return Err("its queue offset does not follow the one before"),
         }
         let bytes = header.prefix.length.get();
@@ -247,7 +271,9 @@ impl Replay for Tables {
         self.is_whole |= segment.base == 0;
         self.has_state |= self.is_whole;
         // An index is derived: whatever is wrong with it, the segment is read instead.
-        self.known = self.read_index(segment, files).unwrap_or(segment.base);
+        let known = self.read_index(segment, files).ok();
+        self.has_index |= known.is_some();
+        self.known = known.unwrap_or(segment.base);
         Ok(self.known)
     }
 
@@ -288,6 +314,10 @@ impl Replay for Tables {
         rows.epoch = epoch;
         for slot in self.touched.take(segment.number) {
             self.queues.at_mut(slot).gather(slot, segment.number, &mut rows);
+        }
+        // What it says of the log must outlive what it says it of.
+        if !std::mem::replace(&mut self.is_synced, true) {
+            files.sync()?;
         }
         // Derived, and so worth a try only: it is made again at the next start.
         if files.write_index(segment.base, &rows.encode()).is_ok() {

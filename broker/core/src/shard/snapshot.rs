@@ -56,7 +56,7 @@ impl<M: Memory> Shard<M> {
         let snapshots = &self.snapshots;
         let grown = self.log.appended() - snapshots.began_at;
         let settled = !self.registry.has_staged()
-            && self.home.as_ref().is_none_or(super::registry::HomeState::agrees);
+            && self.home.as_ref().is_none_or(|home| home.all_have(self.registry.version()));
         let due = grown >= self.config.snapshot_bytes
             && now.mono_us >= snapshots.began_us + self.config.snapshot_pause_ms * 1000
             || snapshots.wanted;

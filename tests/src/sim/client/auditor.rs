@@ -235,6 +235,14 @@ impl Auditor {
     }
 
     /// See [`super::Client`].
+    pub fn broken(&mut self, context: &Context<'_>, shard: u16) {
+        self.shards[usize::from(shard)].waiting = false;
+        self.listing &= shard != 0;
+        self.probes
+            .retain(|queue, probe| *probe != Probe::Sent || context.shard_of(*queue) != shard);
+    }
+
+    /// See [`super::Client`].
     pub fn cut(&mut self) {
         *self = Auditor { verdict: self.verdict.clone(), ..Auditor::new(self.shards.len() as u16) };
     }
@@ -265,6 +273,14 @@ fn take_fetched(context: &Context<'_>, audit: &mut Audit, got: &Fetched) -> Verd
             audit.next.insert(got.queue, got.next_offset);
         }
         Status::ReadFailed => {}
+        // Judged already: what is damaged is left out, what is retired is not there.
+        Status::Corrupt => {
+            let next = audit.next.get(&got.queue).map_or(0, |asked| asked + 1);
+            audit.next.insert(got.queue, got.next_offset.max(next));
+        }
+        Status::OffsetOutOfRange if audit.next.get(&got.queue) < Some(&got.min_offset) => {
+            audit.next.insert(got.queue, got.min_offset);
+        }
         status if context.oracle.topics.must_serve(got.queue.0) => {
             return violation(format!("the auditor's queue {:?} is {status}", got.queue));
         }

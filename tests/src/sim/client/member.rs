@@ -275,6 +275,8 @@ impl Member {
         match status {
             Status::Ok => owned.next = Some(next),
             Status::OffsetOutOfRange => owned.next = Some(min),
+            // What is damaged is left out.
+            Status::Corrupt => owned.next = owned.next.map(|asked| next.max(asked + 1)),
             Status::Fenced => {
                 self.queues.remove(&queue);
                 // What it owns now is told by a full answer only.

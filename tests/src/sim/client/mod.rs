@@ -141,6 +141,18 @@ impl Client {
         }
     }
 
+    /// The broker closed the connection to a shard: what was under way there has no answer.
+    pub fn broken(&mut self, context: &mut Context<'_>, shard: u16) {
+        match self {
+            Client::Producer(producer) => producer.cut(),
+            Client::Reader(reader) => reader.broken(shard),
+            Client::Member(member) => member.cut(),
+            Client::Admin(admin) => admin.cut(),
+            Client::Vandal(_) => {}
+            Client::Auditor(auditor) => auditor.broken(context, shard),
+        }
+    }
+
     /// The broker crashed: whatever was under way has no answer.
     pub fn cut(&mut self) {
         match self {

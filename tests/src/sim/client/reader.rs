@@ -66,9 +66,19 @@ impl Reader {
             match got.status {
                 Status::Ok => self.next.insert(got.queue, got.next_offset),
                 Status::OffsetOutOfRange => self.next.insert(got.queue, got.min_offset),
+                // What is damaged is left out.
+                Status::Corrupt => {
+                    let next = self.next.get(&got.queue).map_or(0, |asked| asked + 1);
+                    self.next.insert(got.queue, got.next_offset.max(next))
+                }
                 _ => None,
             };
         }
+    }
+
+    /// See [`super::Client`].
+    pub fn broken(&mut self, shard: u16) {
+        self.waiting.remove(&shard);
     }
 
     /// See [`super::Client`].

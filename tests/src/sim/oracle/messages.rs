@@ -12,7 +12,8 @@ use crate::sim::disk::{CrashKind, Disk};
 use crate::sim::talk::{QueueKey, Received};
 use crate::sim::{Summary, Verdict, violation};
 use ringmq_schema::error::Status;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// What is known of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,10 @@ impl Message {
 struct Queue {
     slots: Vec<Option<u32>>,
     high_watermark: u64,
+    /// Offsets that were told to be damaged: nothing else ever gets them.
+    lost: BTreeSet<u64>,
+    /// First offset that is still there, as told.
+    min: u64,
 }
 
 /// See the module.
@@ -73,12 +78,21 @@ pub struct Messages {
     mark: u64,
     messages: Vec<Message>,
     queues: BTreeMap<QueueKey, Queue>,
+    /// By shard: what was retired or punched, and what was spoiled on the medium.
+    retired: BTreeMap<u16, Vec<Range<u64>>>,
+    rotten: BTreeMap<u16, Vec<Range<u64>>>,
 }
 
 impl Messages {
     /// An empty journal; `mark` is in every message id.
     pub fn new(mark: u64) -> Messages {
-        Messages { mark, messages: Vec::new(), queues: BTreeMap::new() }
+        Messages {
+            mark,
+            messages: Vec::new(),
+            queues: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            rotten: BTreeMap::new(),
+        }
     }
 
     /// How many were sent.
@@ -192,6 +206,16 @@ impl Messages {
         let Some(index) = self.index(&record.message_id) else {
             return violation(format!("a record that nobody sent: {record:?}"));
         };
+        // Its checksum says so: a consumer does not take it for what was sent.
+        if record.is_broken {
+            let is_rotten =
+                self.is_rotten(self.messages[index as usize].sent.shard, record.position);
+            self.queues.entry(record.queue).or_default().lost.insert(record.offset);
+            return match is_rotten {
+                true => self.bind(index, record.offset),
+                false => violation(format!("a consumer got a broken record: {record:?}")),
+            };
+        }
         let message = &mut self.messages[index as usize];
         let sent = &message.sent;
         let same = sent.queue == record.queue
@@ -226,7 +250,12 @@ impl Messages {
             return violation(format!("message {index} is at {offset} as well: {message:?}"));
         }
         message.offset = Some(offset);
-        let slots = &mut self.queues.entry(message.sent.queue).or_default().slots;
+        let queue = self.queues.entry(message.sent.queue).or_default();
+        // promise: fifo
+        if queue.lost.contains(&offset) && queue.slots.get(offset as usize) != Some(&Some(index)) {
+            return violation(format!("message {index} has {offset}, which was told to be lost"));
+        }
+        let slots = &mut queue.slots;
         let at = offset as usize;
         if offset > 1 << 20 {
             return violation(format!("message {index} at the absurd offset {offset}"));
@@ -249,11 +278,71 @@ impl Messages {
 
     /// The high watermark of a queue was told.
     pub fn high_watermark(&mut self, queue: QueueKey, told: u64) -> Verdict {
+        self.high_watermark_since(queue, told, None)
+    }
+
+    /// It was told in an answer that began when `since` was known.
+    pub fn high_watermark_since(
+        &mut self,
+        queue: QueueKey,
+        told: u64,
+        since: Option<u64>,
+    ) -> Verdict {
         let known = &mut self.queues.entry(queue).or_default().high_watermark;
-        if told < *known {
+        if told < since.unwrap_or(*known) {
             return violation(format!("high watermark of {queue:?} fell from {known} to {told}"));
         }
-        *known = told;
+        *known = told.max(*known);
+        Ok(())
+    }
+
+    /// The last that was told.
+    pub fn told_watermark(&self, queue: QueueKey) -> u64 {
+        self.queues.get(&queue).map_or(0, |queue| queue.high_watermark)
+    }
+
+    /// A range of a shard's log was retired or punched, as the shard asked.
+    pub fn retired(&mut self, shard: u16, range: Range<u64>) {
+        self.retired.entry(shard).or_default().push(range);
+    }
+
+    /// A write unit of a shard's log is spoiled on the medium.
+    pub fn rots(&mut self, shard: u16, unit: Range<u64>) {
+        self.rotten.entry(shard).or_default().push(unit);
+    }
+
+    /// Whether a position is in a spoiled unit.
+    pub fn is_rotten(&self, shard: u16, position: u64) -> bool {
+        self.rotten.get(&shard).is_some_and(|units| units.iter().any(|u| u.contains(&position)))
+    }
+
+    /// An offset was told to be damaged; false: it cannot be.
+    pub fn lose(&mut self, key: QueueKey, shard: u16, offset: u64) -> bool {
+        let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
+        let position = slot.flatten().map(|index| self.messages[index as usize].position);
+        let may_be = match position {
+            Some(Some(position)) => self.is_rotten(shard, position),
+            // Nobody knows where it lay, or whether there was one.
+            Some(None) | None => self.rotten.contains_key(&shard),
+        };
+        if may_be {
+            self.queues.entry(key).or_default().lost.insert(offset);
+        }
+        may_be
+    }
+
+    /// Offsets are not there any more: only what was retired may go, and only from the front.
+    pub fn expired(&mut self, key: QueueKey, offsets: Range<u64>) -> Verdict {
+        let Some(queue) = self.queues.get_mut(&key) else { return Ok(()) };
+        for slot in queue.slots.iter().take(offsets.end as usize).skip(offsets.start as usize) {
+            let Some(message) = slot.map(|index| &self.messages[index as usize]) else { continue };
+            let retired = self.retired.get(&message.sent.shard);
+            let is_gone = |at: u64| retired.is_some_and(|all| all.iter().any(|r| r.contains(&at)));
+            if message.position.is_some_and(|position| !is_gone(position)) {
+                return violation(format!("queue {key:?} begins at {}: {message:?}", offsets.end));
+            }
+        }
+        queue.min = queue.min.max(offsets.end);
         Ok(())
     }
 
@@ -315,6 +404,7 @@ impl Messages {
                 message.fate = Fate::Gone;
             }
             queue.slots.truncate(*end as usize);
+            queue.lost.retain(|offset| *offset < *end);
         }
         // promise: prefix
         match (last_left, first_lost) {
@@ -337,8 +427,10 @@ impl Messages {
         }
         for (key, end) in ends {
             let Some(queue) = self.queues.get(key) else { continue };
-            let hole = queue.slots.iter().take(*end as usize).position(Option::is_none);
-            if let Some(hole) = hole {
+            let (slots, min) = (queue.slots.iter().take(*end as usize), queue.min as usize);
+            let is_hole = |at: &usize| *at >= min && !queue.lost.contains(&(*at as u64));
+            let mut holes = slots.enumerate().filter(|(_, slot)| slot.is_none()).map(|(at, _)| at);
+            if let Some(hole) = holes.find(is_hole) {
                 return violation(format!("queue {key:?} was read to {end} without offset {hole}"));
             }
             self.check_order(*key, queue)?;

@@ -11,6 +11,7 @@ use crate::sim::{Summary, Verdict, violation};
 use groups::Groups;
 use messages::Messages;
 use ringmq_schema::error::{Retry, Status};
+use ringmq_schema::placement::shard_of_queue;
 use std::collections::BTreeMap;
 use topics::Topics;
 
@@ -28,6 +29,8 @@ pub struct Pending {
     pub delivered_us: u64,
     /// What the group was known to have committed then.
     pub floors: Vec<Option<u64>>,
+    /// High watermarks that had been told when an answer that takes its time began.
+    pub watermarks: Option<BTreeMap<QueueKey, u64>>,
 }
 
 /// When something happens: µs, and the number of the event.
@@ -112,7 +115,8 @@ impl Oracle {
                 if total > 1 && bytes > u64::from(*max_bytes) {
                     return violation(format!("{bytes} bytes where {max_bytes} were wanted"));
                 }
-                queues.iter().try_for_each(|queue| self.fetched(wanted, queue, disk))
+                let known = pending.watermarks.as_ref();
+                queues.iter().try_for_each(|queue| self.fetched(wanted, queue, known, disk))
             }
             (Intent::Commit { group, member, entries }, Reply::Committed(results)) => {
                 self.committed(*group, *member, entries, results, pending.delivered, when)
@@ -188,17 +192,28 @@ impl Oracle {
         Ok(())
     }
 
-    fn fetched(&mut self, wanted: &[Wanted], got: &Fetched, disk: &Disk) -> Verdict {
+    fn fetched(
+        &mut self,
+        wanted: &[Wanted],
+        got: &Fetched,
+        known: Option<&BTreeMap<QueueKey, u64>>,
+        disk: &Disk,
+    ) -> Verdict {
         let Some(asked) = wanted.iter().find(|wanted| wanted.queue == got.queue) else {
             return violation(format!("{:?} was not asked for", got.queue));
         };
         if got.status != Status::Ok {
             return match (got.status, got.records.is_empty()) {
                 (_, false) => violation(format!("{} with records: {got:?}", got.status)),
+                (Status::Corrupt, true) => self.corrupt(asked, got),
+                (Status::OffsetOutOfRange, true) if asked.offset < got.min_offset => {
+                    self.messages.expired(got.queue, asked.offset..got.min_offset)
+                }
                 (status, true) => self.queue_refused(got.queue, status),
             };
         }
-        self.messages.high_watermark(got.queue, got.high_watermark)?;
+        let known = known.and_then(|known| known.get(&got.queue)).copied();
+        self.messages.high_watermark_since(got.queue, got.high_watermark, known)?;
         let mut next = asked.offset;
         for record in &got.records {
             if record.queue != got.queue || record.offset >= got.high_watermark {
@@ -217,6 +232,32 @@ impl Oracle {
             return violation(format!("{asked:?}: {next} is next of {end}, told is {told}"));
         }
         self.skipped(asked, next, got.next_offset)
+    }
+
+    /// Only what lay in a damaged unit is said to be damaged.
+    fn corrupt(&mut self, asked: &Wanted, got: &Fetched) -> Verdict {
+        let (from, to) = (asked.offset, got.next_offset);
+        if to < from {
+            return violation(format!("{asked:?}: damaged, to go on at {to}"));
+        }
+        let shard = shard_of_queue(got.queue.0, got.queue.1, self.crashes.len() as u16);
+        let mut found = false;
+        for offset in from..to.max(from + 1) {
+            let filtered = asked
+                .tag
+                .is_some_and(|tag| to > from && self.messages.lacks_tag(got.queue, offset, tag));
+            if self.messages.lose(got.queue, shard, offset) {
+                found = true;
+            } else if !filtered {
+                return violation(format!(
+                    "{asked:?}: told damaged up to {to}, and offset {offset} is not"
+                ));
+            }
+        }
+        if !found && !self.messages.lose(got.queue, shard, to) {
+            return violation(format!("{asked:?}: told damaged up to {to}, and nothing is"));
+        }
+        Ok(())
     }
 
     /// Only a filter leaves offsets out, and only those with other tags.

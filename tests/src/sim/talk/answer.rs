@@ -127,10 +127,11 @@ fn received(next: Result<record::RecordRef<'_>, record::RecordError>) -> Verdict
         Ok(record) => record,
         Err(error) => return violation(format!("a consumer got a broken run: {error}")),
     };
-    if let Err(error) = record.check_header().and_then(|()| record.check_payload()) {
+    if let Err(error) = record.check_header() {
         return violation(format!("a consumer got a broken record: {error}"));
     }
-    if let Err(error) = record.message() {
+    let is_broken = record.check_payload().is_err();
+    if let Some(error) = record.message().err().filter(|_| !is_broken) {
         return violation(format!("a consumer got a message that does not verify: {error}"));
     }
     let header = record.header;
@@ -146,5 +147,6 @@ fn received(next: Result<record::RecordRef<'_>, record::RecordError>) -> Verdict
         payload_bytes: record.payload.len() as u32,
         tag_hash: header.tag_hash.get(),
         born_ms: header.born_ms.get(),
+        is_broken,
     })
 }

@@ -112,6 +112,8 @@ pub struct Received {
     pub payload_bytes: u32,
     pub tag_hash: u32,
     pub born_ms: i64,
+    /// Its payload is not what its header says.
+    pub is_broken: bool,
 }
 
 /// One queue of a fetch answer.

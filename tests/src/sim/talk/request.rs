@@ -107,6 +107,8 @@ impl Words {
                 max_records,
                 queues,
                 filters,
+                // Set after a run whose records did not check: a transfer is sent as it lies in the file.
+                checked: false,
             };
             consume::Fetch::create(fbb, &args)
         })

@@ -52,6 +52,7 @@ impl World {
             crash_at_action: None,
             end: CrashKind::Kill,
             recovery_calls: None,
+            between: self.plan.lives[0].between,
             faults: Faults::default(),
         }
     }
@@ -83,6 +84,9 @@ impl World {
     fn open(&mut self, mut calls: Option<u64>) -> Verdict<bool> {
         let now = self.clock.now();
         trace!(self, "life {} begins", self.life);
+        for shard in 0..self.plan.shards {
+            self.spoil(shard);
+        }
         for (number, slot) in self.shards.iter_mut().enumerate() {
             let mut config = self.plan.config.clone();
             config.shard = number as u16;
@@ -95,6 +99,13 @@ impl World {
                 Err(error) => return violation(format!("shard {number} does not open: {error}")),
             }
             calls = files.calls_left();
+            if let Some(wrong) = &files.wrong {
+                return violation(wrong.clone());
+            }
+            let served = |topic: &&u32| self.oracle.topics.must_serve(**topic);
+            if let Some(topic) = files.left_out.iter().find(served) {
+                return violation(format!("shard {number}: an index leaves out topic {topic}"));
+            }
         }
         Ok(true)
     }

@@ -4,6 +4,7 @@
 //! requests of a connection and messages between two shards arrive in order; `TurnEnd` follows requests;
 //! `Tick` comes at `next_wake`, and at least each second. A crash may come between any two actions.
 
+mod beside;
 mod course;
 mod events;
 mod recovery;
@@ -308,6 +309,7 @@ impl World {
             delivered: 0,
             delivered_us: 0,
             floors: Vec::new(),
+            watermarks: None,
         };
         self.pending.insert(request.correlation, pending);
         link.requests.push_back(request);

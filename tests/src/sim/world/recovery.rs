@@ -2,6 +2,7 @@
 
 use crate::sim::disk::Disk;
 use ringmq_core::seam::{BLOCK_BYTES, DiskError, LogFiles, SegmentFile};
+use std::collections::BTreeSet;
 
 /// See the module.
 pub(super) struct Files<'a> {
@@ -10,12 +11,16 @@ pub(super) struct Files<'a> {
     calls: Option<u64>,
     /// Whether it did.
     pub(super) failed: bool,
+    /// Indexes that were written do not say what their segments say.
+    pub(super) wrong: Option<String>,
+    /// Topics of which they leave out messages.
+    pub(super) left_out: BTreeSet<u32>,
 }
 
 impl<'a> Files<'a> {
     /// Files of a disk; after `calls` calls nothing answers any more.
     pub(super) fn new(disk: &'a mut Disk, calls: Option<u64>) -> Files<'a> {
-        Files { disk, calls, failed: false }
+        Files { disk, calls, failed: false, wrong: None, left_out: BTreeSet::new() }
     }
 
     /// What is left for the next shard.
@@ -67,15 +72,41 @@ impl LogFiles for Files<'_> {
         Ok(())
     }
 
-    fn index_bytes(&mut self, _base: u64) -> Result<Option<u64>, DiskError> {
-        Ok(None)
+    fn index_bytes(&mut self, base: u64) -> Result<Option<u64>, DiskError> {
+        self.call("look at an index")?;
+        Ok(self.disk.index(base).map(|index| index.len() as u64))
     }
 
-    fn read_index(&mut self, _base: u64, _at: u64, _out: &mut [u8]) -> Result<(), DiskError> {
+    fn read_index(&mut self, base: u64, at: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        self.call("read an index")?;
+        let range = at as usize..at as usize + out.len();
+        let Some(bytes) = self.disk.index(base).and_then(|index| index.get(range)) else {
+            let operation = format!("read {} bytes at {at} of index {base}", out.len());
+            return Err(DiskError { operation, reason: "they are not there".to_owned() });
+        };
+        out.copy_from_slice(bytes);
         Ok(())
     }
 
-    fn write_index(&mut self, _base: u64, _bytes: &[u8]) -> Result<(), DiskError> {
+    fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        match self.disk.compare_index(base, bytes) {
+            Ok(topics) => self.left_out.extend(topics),
+            Err(wrong) => self.wrong = Some(wrong),
+        }
+        if let Err(error) = self.call("write an index") {
+            self.disk.write_index_or_not(base, bytes);
+            return Err(error);
+        }
+        self.disk.write_index(base, bytes);
+        Ok(())
+    }
+
+    fn remove_index(&mut self, base: u64) -> Result<(), DiskError> {
+        if let Err(error) = self.call("remove an index") {
+            self.disk.forget_index_or_not(base);
+            return Err(error);
+        }
+        self.disk.forget_index(base);
         Ok(())
     }
 

@@ -87,11 +87,16 @@ impl World {
             Action::Read { read, position, bytes } => {
                 self.start(shard, Op::Read { read, position, bytes })
             }
-            Action::WriteIndex { .. }
-            | Action::ReadIndex { .. }
-            | Action::Retire { .. }
-            | Action::Punch { .. }
-            | Action::Transfer { .. } => unreachable!("not asked for yet"),
+            Action::WriteIndex { rows } => self.start(shard, Op::WriteIndex { rows }),
+            Action::ReadIndex { read, base, at, bytes } => {
+                self.start(shard, Op::ReadIndex { read, base, at, bytes })
+            }
+            Action::Retire { base } => self.retire(shard, base),
+            Action::Punch { position, bytes } => self.punch(shard, position, bytes),
+            Action::Transfer { connection, head, position, bytes } => {
+                let head = heads[head].to_vec();
+                self.transfer(shard, Op::Transfer { connection, head, position, bytes })
+            }
             Action::Answer { connection, head, slices: of } => {
                 let mut bytes = heads[head].to_vec();
                 for slice in &slices[of] {
@@ -118,7 +123,7 @@ impl World {
         }
     }
 
-    fn start(&mut self, shard: u16, mut op: Op) -> Verdict {
+    pub(super) fn start(&mut self, shard: u16, mut op: Op) -> Verdict {
         let early = self.planted.starts(&mut op);
         let mut takes_us = self.device_us(&op);
         if let (true, Op::Write { write, .. }) = (early, &op) {
@@ -142,9 +147,10 @@ impl World {
 
     fn device_us(&mut self, op: &Op) -> u64 {
         let factor = match op {
-            Op::Write { durable: false, .. } | Op::Read { .. } => 1,
-            Op::Write { .. } | Op::Sync { .. } => 3,
-            Op::Make { .. } => 10,
+            Op::Write { durable: false, .. } | Op::Read { .. } | Op::ReadIndex { .. } => 1,
+            Op::Write { .. } | Op::Sync { .. } | Op::Transfer { .. } => 3,
+            Op::Make { .. } | Op::Retire { .. } | Op::Punch { .. } => 10,
+            Op::WriteIndex { .. } => 20,
         };
         let slow = self.living.faults.slow;
         let slow = slow > 0 && self.random.once_in(slow);
@@ -161,12 +167,19 @@ impl World {
     pub(super) fn disk_done(&mut self, shard: u16, number: u64) -> Verdict {
         let faults = self.living.faults;
         let slot = &mut self.shards[usize::from(shard)];
+        if slot.disk.must_wait(number) {
+            let at_us = self.clock.mono_us() + self.random.between(1, self.plan.device_us);
+            self.events.at(at_us, Event::DiskDone { life: self.life, shard, op: number });
+            return Ok(());
+        }
         let op = slot.disk.op(number);
         let one_in = match op {
             Op::Write { .. } => faults.write,
             Op::Sync { .. } => faults.sync,
             Op::Make { .. } => faults.make,
-            Op::Read { .. } => faults.read,
+            Op::Read { .. } | Op::ReadIndex { .. } | Op::Transfer { .. } => faults.read,
+            Op::WriteIndex { .. } | Op::Punch { .. } => faults.beside,
+            Op::Retire { .. } => 0,
         };
         if self.planted.misdirects()
             && let Op::Write { position, block, .. } = op
@@ -206,14 +219,15 @@ impl World {
                 let block = Rc::new(SimBlock::holding(bytes));
                 self.feed(shard, Input::Read { read: number, result: Ok(block) })
             }
+            beside => self.report_beside(shard, beside, read),
         }
     }
 
     fn disk_failed(&mut self, shard: u16, number: u64) -> Verdict {
         let slot = &mut self.shards[usize::from(shard)];
-        slot.faulted = true;
         self.oracle.summary.failed_operations += 1;
         let (op, error) = slot.disk.fail(number);
+        slot.faulted |= matches!(op, Op::Write { .. } | Op::Sync { .. } | Op::Make { .. });
         // promise: ack-is-durable. After a failed write or sync nothing is written any more.
         slot.poisoned |= matches!(op, Op::Write { .. } | Op::Sync { .. });
         trace!(self, "shard {shard} FAILS {}", describe(&op));
@@ -226,10 +240,11 @@ impl World {
                 self.feed(shard, Input::SegmentReady { base, result: Err(error) })
             }
             Op::Read { read, .. } => self.feed(shard, Input::Read { read, result: Err(error) }),
+            beside => self.report_failed_beside(shard, beside, error),
         }
     }
 
-    fn answered(&mut self, shard: u16, connection: u64, bytes: &[u8]) -> Verdict {
+    pub(super) fn answered(&mut self, shard: u16, connection: u64, bytes: &[u8]) -> Verdict {
         let frame = match frame::parse(bytes, u32::MAX) {
             Ok(Some(frame)) => frame,
             other => return violation(format!("shard {shard} answers {other:?}")),
@@ -329,5 +344,14 @@ fn describe(op: &Op) -> String {
         Op::Sync { sync, from, to, .. } => format!("sync {sync} of {from}..{to}"),
         Op::Make { base, bytes } => format!("segment {base} of {bytes} bytes"),
         Op::Read { read, position, bytes } => format!("read {read} of {bytes} bytes at {position}"),
+        Op::WriteIndex { rows } => format!("index of {}..{}", rows.base, rows.end),
+        Op::ReadIndex { read, base, at, bytes } => {
+            format!("read {read} of {bytes} bytes at {at} of index {base}")
+        }
+        Op::Retire { base } => format!("retirement of segment {base}"),
+        Op::Punch { position, bytes } => format!("hole of {bytes} bytes at {position}"),
+        Op::Transfer { connection, position, bytes, .. } => {
+            format!("transfer of {bytes} bytes at {position} to connection {connection}")
+        }
     }
 }
