@@ -51,7 +51,7 @@ impl World {
                 deliveries.push(producer.enqueue(message).await.unwrap());
             }
             for delivery in deliveries {
-                delivery.await.unwrap();
+                let _receipt = delivery.await.unwrap();
             }
         }
         let queues = World::queues(&client).await;
