@@ -10,7 +10,7 @@
 
 use super::Arrived;
 use super::probe::{Places, Probe, Wanted};
-use crate::index::PLACE_BYTES;
+use crate::index::{PLACE_BYTES, SegmentRows};
 use crate::log::Segment;
 use crate::peer::QueueId;
 use crate::seam::{BLOCK_BYTES, Block, Memory, Outbox, Slice};
@@ -25,6 +25,8 @@ const FIRST_WINDOW: usize = 8;
 const WINDOW: usize = 32;
 /// Windows in one step, when all their pages are in memory.
 const WINDOWS_A_STEP: usize = 4;
+/// Rows in memory looked at in one step: 0.8 MB.
+const ROWS_A_STEP: usize = 100_000;
 /// Records read ahead of the one that is compared.
 const RECORDS_AHEAD: usize = 16;
 /// Read of a record whose length is not known; most are not longer.
@@ -212,8 +214,14 @@ impl<M: Memory> Shard<M> {
                     }
                     find.stage = Stage::Probe;
                 }
-                Stage::Probe if find.pages > 0 => return false,
                 Stage::Probe => {
+                    if !self.scan_rows(number, find, out) {
+                        self.lookups.ready.insert(number);
+                        return false;
+                    }
+                    if find.pages > 0 {
+                        return false;
+                    }
                     find.collect(|base| self.log.segment_of(base).is_some());
                     find.stage = Stage::Compare;
                 }
@@ -251,14 +259,47 @@ impl<M: Memory> Shard<M> {
             return false;
         }
         find.window = WINDOW;
-        let rows_of = |base| self.log.rows_of(base).or_else(|| self.sealing.rows_of(base));
-        let probe = |segment: Segment| match rows_of(segment.base) {
-            Some(rows) => Probe::in_memory(segment, rows, &find.wanted, find.before),
+        let probe = |segment: Segment| match self.rows_of(segment.base) {
+            Some(_) => Probe::in_memory(segment),
             None => Probe::on_disk(segment),
         };
         find.probes = segments.into_iter().map(probe).collect();
         for part in 0..find.probes.len() {
             self.step_probe(number, find, part, None, out);
+        }
+        true
+    }
+
+    /// Rows of a segment whose index is not on disk.
+    fn rows_of(&self, base: u64) -> Option<&SegmentRows> {
+        self.log.rows_of(base).or_else(|| self.sealing.rows_of(base))
+    }
+
+    /// Looks at some rows in memory; returns whether all that there are have been looked at.
+    fn scan_rows(
+        &mut self,
+        number: u64,
+        find: &mut Find<M::Block>,
+        out: &mut Outbox<M::Block>,
+    ) -> bool {
+        let mut budget = ROWS_A_STEP;
+        for part in 0..find.probes.len() {
+            let Find { probes, wanted, before, .. } = find;
+            let probe = &mut probes[part];
+            if !probe.scans() {
+                continue;
+            }
+            match self.rows_of(probe.segment.base) {
+                Some(rows) => {
+                    if !probe.scan(rows, wanted, *before, &mut budget) {
+                        return false;
+                    }
+                }
+                None => {
+                    probe.turn_to_disk();
+                    self.step_probe(number, find, part, None, out);
+                }
+            }
         }
         true
     }

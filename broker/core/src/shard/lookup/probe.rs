@@ -52,10 +52,30 @@ pub(super) struct Probe {
 
 #[derive(Debug)]
 enum Seek {
+    /// Rows in memory, in any order.
+    Rows(Scan),
     Header,
     Hash(Lookup),
     Place(PlaceSearch),
     Ended(Places),
+}
+
+/// How far rows in memory were looked at.
+#[derive(Debug)]
+struct Scan {
+    at: usize,
+    places: Vec<u32>,
+    /// Whether none was left out for want of room.
+    is_all: bool,
+}
+
+impl Scan {
+    fn keep_newest(&mut self) {
+        self.places.sort_unstable_by(|a, b| b.cmp(a));
+        self.places.dedup();
+        self.is_all &= self.places.len() <= PLACES;
+        self.places.truncate(PLACES);
+    }
 }
 
 /// What a probe came to.
@@ -77,41 +97,60 @@ impl Probe {
         Probe { segment, seek: Seek::Header }
     }
 
-    /// Of one whose rows are in memory, in any order.
-    pub(super) fn in_memory(
-        segment: Segment,
+    /// Of one whose rows are in memory.
+    pub(super) fn in_memory(segment: Segment) -> Probe {
+        Probe { segment, seek: Seek::Rows(Scan { at: 0, places: Vec::new(), is_all: true }) }
+    }
+
+    /// Whether rows in memory are still to be looked at.
+    pub(super) fn scans(&self) -> bool {
+        matches!(self.seek, Seek::Rows(_))
+    }
+
+    /// The index is there meanwhile, and the rows are gone.
+    pub(super) fn turn_to_disk(&mut self) {
+        self.seek = Seek::Header;
+    }
+
+    /// Looks at some rows; returns whether it got through. `budget` is how many may be looked at.
+    pub(super) fn scan(
+        &mut self,
         rows: &SegmentRows,
         wanted: &Wanted,
         before: u64,
-    ) -> Probe {
-        let below = place_of(&segment, before);
-        let (hash, pairs) = match wanted {
-            Wanted::Id(_) => (wanted.hash(), &rows.ids),
-            Wanted::Key { .. } => (wanted.hash(), &rows.keys),
+        budget: &mut usize,
+    ) -> bool {
+        let Seek::Rows(scan) = &mut self.seek else { return true };
+        let pairs = match wanted {
+            Wanted::Id(_) => &rows.ids,
+            Wanted::Key { .. } => &rows.keys,
             Wanted::At(position) => {
-                let place = place_of(&segment, *position);
+                let place = place_of(&self.segment, *position);
                 let found = rows.order.binary_search_by_key(&place, |row| u64::from(row.place));
                 let places = found.map(|row| rows.order[row].place).into_iter().collect();
-                return Probe { segment, seek: Seek::Ended(Places::These(places, true)) };
+                self.seek = Seek::Ended(Places::These(places, true));
+                return true;
             }
         };
-        let (mut places, mut is_all) = (Vec::new(), true);
-        let newest = |places: &mut Vec<u32>| {
-            places.sort_unstable_by(|a, b| b.cmp(a));
-            places.dedup();
-            let more = places.len() > PLACES;
-            places.truncate(PLACES);
-            more
-        };
-        for (_, place) in pairs.iter().filter(|(h, place)| *h == hash && u64::from(*place) < below)
-        {
-            places.push(*place);
-            if places.len() >= 8 * PLACES {
-                is_all &= !newest(&mut places);
+        let (hash, below) = (wanted.hash(), place_of(&self.segment, before));
+        let end = pairs.len().min(scan.at.saturating_add(*budget));
+        *budget -= end.saturating_sub(scan.at);
+        for (_, place) in pairs[scan.at.min(end)..end].iter().filter(|(h, _)| *h == hash) {
+            if u64::from(*place) < below {
+                scan.places.push(*place);
+            }
+            if scan.places.len() >= 8 * PLACES {
+                scan.keep_newest();
             }
         }
-        is_all &= !newest(&mut places);
-        Probe { segment, seek: Seek::Ended(Places::These(places, is_all)) }
+        scan.at = end;
+        if end < pairs.len() {
+            return false;
+        }
+        scan.keep_newest();
+        let places = Places::These(std::mem::take(&mut scan.places), scan.is_all);
+        self.seek = Seek::Ended(places);
+        true
     }
 
     /// Goes on until a page is needed, or to the end.
@@ -131,7 +170,7 @@ impl Probe {
         let mut room = |number| page(pages, arrived, one(base, number));
         loop {
             let (found, ended) = match &mut self.seek {
-                Seek::Ended(_) => return None,
+                Seek::Ended(_) | Seek::Rows(_) => return None,
                 Seek::Header => {
                     let Some(first) = room(0) else { return Some(one(base, 0)) };
                     let (log_id, shard) = (config.log_id, config.shard);
