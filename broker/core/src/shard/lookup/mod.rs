@@ -9,6 +9,7 @@
 //!   small the cache is;
 //! - what cannot be read is said to be unreadable, never to be not there.
 
+mod compare;
 mod find;
 mod probe;
 mod request;
