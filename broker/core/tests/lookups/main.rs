@@ -182,6 +182,49 @@ fn what_consumers_cannot_see_is_not_found() {
     assert_eq!(world.get(Some(id(other)), 0, 0, 0).status, Status::Ok);
 }
 
+/// By whole segments: what is below a queue's first offset is found no more, in no way.
+#[test]
+fn what_has_expired_is_not_found() {
+    let config = ShardConfig { retention_ms: 25_000, snapshot_bytes: 64 << 10, ..small() };
+    let mut world = World::open(config);
+    let (mut expired, mut left) = (0, 0);
+    for _ in 0..6 {
+        world.fill(120);
+        world.desk.advance(15_000);
+        let queues: Vec<(u32, u32)> = [world.topic, world.other]
+            .into_iter()
+            .flat_map(|topic| (0..QUEUES).map(move |queue| (topic, queue)))
+            .collect();
+        let at = |ms| queues.iter().map(move |(t, q)| OffsetAt::new(*t, *q, ms));
+        let first: Vec<u64> = world
+            .search(&at(-1).collect::<Vec<_>>())
+            .into_iter()
+            .map(|(offset, _)| offset)
+            .collect();
+        // What was stored long ago comes at the first that is left.
+        let early: Vec<u64> = world
+            .search(&at(1).collect::<Vec<_>>())
+            .into_iter()
+            .map(|(offset, _)| offset)
+            .collect();
+        assert_eq!(early, first);
+        (expired, left) = (0, 0);
+        for sent in world.sent.clone().into_iter().step_by(3) {
+            let queue = queues.iter().position(|q| *q == (sent.topic, sent.queue)).unwrap();
+            let is_there = sent.offset >= first[queue];
+            let (key, all) = (sent.keys[0].clone(), (0, i64::MAX));
+            let (found, unreadable) = world.find_all(sent.topic, &key, all, 9);
+            assert_eq!((found.contains(&sent.number), unreadable), (is_there, 0));
+            let status = world.get(Some(id(sent.number)), 0, 0, 0).status;
+            assert_eq!(status, if is_there { Status::Ok } else { Status::NotFound });
+            *if is_there { &mut left } else { &mut expired } += 1;
+        }
+    }
+    assert!(expired > 100 && left > 5, "{expired} {left}");
+    let figures = world.desk.shard.figures();
+    assert!(figures.segments_retired > 3, "{figures:?}");
+}
+
 #[test]
 fn look_ups_have_a_limit_and_end_with_their_connection() {
     let mut world = World::open(ShardConfig { lookups: 2, ..small() });
