@@ -100,6 +100,64 @@ impl LogFiles for Files {
     }
 }
 
+impl Files {
+    /// Other files with the same in them.
+    pub fn deep_copy(&self) -> Files {
+        let copy = Files::default();
+        copy.0.replace(self.0.borrow().clone());
+        copy.1.replace(self.1.borrow().clone());
+        copy
+    }
+}
+
+/// Files that take so many calls that change something, and no more.
+pub struct Limited {
+    pub files: Files,
+    pub calls: usize,
+}
+
+impl Limited {
+    fn call(&mut self) -> Result<&mut Files, DiskError> {
+        let stopped = || DiskError { operation: "anything".into(), reason: "it stopped".into() };
+        self.calls = self.calls.checked_sub(1).ok_or_else(stopped)?;
+        Ok(&mut self.files)
+    }
+}
+
+impl LogFiles for Limited {
+    fn segments(&mut self) -> Result<Vec<SegmentFile>, DiskError> {
+        self.files.segments()
+    }
+    fn read(&mut self, position: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        self.files.read(position, out)
+    }
+    fn wipe(&mut self, position: u64, bytes: u64) -> Result<(), DiskError> {
+        self.call()?.wipe(position, bytes)
+    }
+    fn index_bytes(&mut self, base: u64) -> Result<Option<u64>, DiskError> {
+        self.files.index_bytes(base)
+    }
+    fn read_index(&mut self, base: u64, at: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        self.files.read_index(base, at, out)
+    }
+    fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.call()?.write_index(base, bytes)
+    }
+    fn remove_index(&mut self, base: u64) -> Result<(), DiskError> {
+        self.call()?.remove_index(base)
+    }
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.call()?.sync()
+    }
+}
+
+/// Stops everything before the action of this number, and names what was done until then.
+#[derive(Clone, Copy)]
+pub struct Watch {
+    pub name: fn(&Action<Heap>) -> &'static str,
+    pub stop_at: usize,
+}
+
 fn read_answer(connection: u64, bytes: &[u8]) -> Answer {
     let frame = frame::parse(bytes, u32::MAX).unwrap().expect("whole");
     assert_eq!(frame.header.length.get() as usize, bytes.len());
@@ -151,6 +209,10 @@ pub struct Desk {
     pub held_reads: Vec<Action<Heap>>,
     /// No read succeeds.
     pub failing_reads: bool,
+    pub watch: Option<Watch>,
+    pub names: Vec<&'static str>,
+    /// Nothing is carried out any more.
+    pub is_dead: bool,
     frames: FrameBuilder,
     request: Vec<u8>,
     correlation: u64,
@@ -167,6 +229,17 @@ pub fn config() -> ShardConfig {
 
 impl Desk {
     pub fn open(config: ShardConfig, files: Files) -> Desk {
+        let desk = Desk::begin(config, files, None);
+        assert!(desk.shard.is_ready());
+        desk
+    }
+
+    /// One that stops somewhere, perhaps before it is ready.
+    pub fn watched(config: ShardConfig, files: Files, watch: Watch) -> Desk {
+        Desk::begin(config, files, Some(watch))
+    }
+
+    fn begin(config: ShardConfig, files: Files, watch: Option<Watch>) -> Desk {
         let mut out = Outbox::default();
         let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
         let mut log_files = files.clone();
@@ -191,12 +264,14 @@ impl Desk {
             hold_reads: false,
             held_reads: Vec::new(),
             failing_reads: false,
+            watch,
+            names: Vec::new(),
+            is_dead: false,
             frames: FrameBuilder::new(),
             request: Vec::new(),
             correlation: 0,
         };
         desk.carry_out();
-        assert!(desk.shard.is_ready());
         desk
     }
 
@@ -210,6 +285,13 @@ impl Desk {
             let mut out = std::mem::take(&mut self.out);
             let mut next = Vec::new();
             for action in out.actions.drain(..) {
+                if let Some(watch) = self.watch {
+                    self.is_dead |= self.names.len() == watch.stop_at;
+                    if self.is_dead {
+                        continue;
+                    }
+                    self.names.push((watch.name)(&action));
+                }
                 match action {
                     Action::Write { write, position, block, durable } => {
                         self.files.write(position, block.bytes());
@@ -377,7 +459,11 @@ impl Desk {
     }
 
     pub fn create_topic(&mut self, name: &str, queues: u32) -> u32 {
-        let answer = self.call(Opcode::CreateTopic, &[], |fbb| {
+        self.try_create_topic(name, queues).expect("answered")
+    }
+
+    pub fn try_create_topic(&mut self, name: &str, queues: u32) -> Option<u32> {
+        let sent = self.send(Opcode::CreateTopic, &[], |fbb| {
             let name = Some(fbb.create_string(name));
             let args = TopicArgs {
                 name,
@@ -389,9 +475,11 @@ impl Desk {
             let topic = Some(Topic::create(fbb, &args));
             CreateTopic::create(fbb, &CreateTopicArgs { topic })
         });
+        self.handle(Input::TurnEnd);
+        let answer = self.take(sent)?;
         assert_eq!(answer.status, Status::Ok);
         let answer = frame::read_table::<TopicAnswer<'_>>(&answer.table).unwrap();
-        answer.topic().unwrap().id()
+        Some(answer.topic().unwrap().id())
     }
 
     pub fn delete_topic(&mut self, name: &str) {
