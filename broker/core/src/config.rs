@@ -55,6 +55,10 @@ pub struct ShardConfig {
     pub retention_bytes: u64,
     /// Pages of indexes kept in memory for consumers that are behind and for look-ups; at least 512 KiB.
     pub index_cache_bytes: usize,
+    /// Most look-ups under way that wait for the disk: by time, key or id.
+    pub lookups: usize,
+    /// Most segments that one request for messages by key or id looks at; the answer says where to go on.
+    pub lookup_segments: usize,
     /// Most bytes one answer to a fetch holds; one record always fits.
     pub fetch_bytes: usize,
     /// A run of records of a sealed segment goes out from the file to the socket when it is at least so long;
@@ -102,6 +106,8 @@ impl ShardConfig {
             retention_ms: 72 * 3_600_000,
             retention_bytes: 0,
             index_cache_bytes: 16 << 20,
+            lookups: 256,
+            lookup_segments: 4096,
             fetch_bytes: 4 << 20,
             transfer_bytes_min: 64 << 10,
             waiting_fetches: 65_536,
@@ -157,6 +163,10 @@ pub struct Figures {
     pub tail_bytes: u64,
     /// Bytes read back from disk for consumers.
     pub read_bytes: u64,
+    /// Look-ups by time, key or id that did not end with what was in memory of queues.
+    pub lookups: u64,
+    /// Pages of indexes read from disk.
+    pub index_reads: u64,
     /// Records replayed at start, and bytes cut off as a torn tail.
     pub replayed: u64,
     /// See `replayed`.

@@ -92,6 +92,13 @@ impl Holes {
         self.0.values()
     }
 
+    /// Whether a position lies in a hole.
+    pub(crate) fn contain(&self, position: u64) -> bool {
+        let of_segment = self.0.range(..=position).next_back();
+        let mut ranges = of_segment.iter().flat_map(|(_, hole)| &hole.ranges);
+        ranges.any(|(from, bytes)| (*from..from + bytes).contains(&position))
+    }
+
     /// Whether a range lies in holes wholly.
     pub fn cover(&self, from: u64, to: u64) -> bool {
         let mut at = from;
@@ -134,6 +141,7 @@ mod tests {
         holes.insert(hole(0, &[(4096, 4096), (12288, 4096)]));
         holes.insert(hole(16384, &[(16384, 4096)]));
         assert!(holes.cover(4096, 8192) && holes.cover(5000, 6000) && holes.cover(12288, 20480));
+        assert!(holes.contain(4096) && holes.contain(16384) && !holes.contain(8192));
         assert!(!holes.cover(4096, 8193) && !holes.cover(0, 4096) && !holes.cover(4000, 4100));
         assert_eq!(holes.after(Some(0)).map(|hole| hole.base), Some(16384));
         assert_eq!(holes.after(Some(16384)), None);

@@ -237,6 +237,7 @@ impl Queue {
     }
 
     /// First visible offset in memory whose record was stored at or after `ms`; the high watermark if none was.
+    /// Right for the whole queue when everything on disk was stored before.
     pub(crate) fn offset_at(&self, ms: i64) -> u64 {
         let is_before = |entry: &Entry| entry.latest_ms < ms;
         let at = self.chunks.partition_point(|c| c.entries().last().is_some_and(is_before));

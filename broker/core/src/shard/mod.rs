@@ -7,6 +7,7 @@ mod admin;
 mod fetch;
 mod group;
 mod locate;
+mod lookup;
 mod offsets;
 mod open;
 mod produce;
@@ -32,6 +33,7 @@ use crate::registry::Registry;
 use crate::route::TopicRoutes;
 use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
 use fetch::Fetches;
+use lookup::Lookups;
 use punching::Punching;
 use registry::HomeState;
 use retention::Retention;
@@ -61,6 +63,7 @@ pub struct Shard<M: Memory> {
     groups_looked_at_us: u64,
     groups_to_reconcile: BTreeSet<u32>,
     fetches: Fetches,
+    lookups: Lookups<M::Block>,
     waiting: Waiting,
     snapshots: Snapshots,
     sealing: Sealing,
@@ -144,6 +147,11 @@ impl<M: Memory> Shard<M> {
             Input::SegmentReady { base, result: Err(_) } => self.log.segment_failed(base, now),
             Input::Written { result: Err(error), .. }
             | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
+            Input::Read { read, result } | Input::IndexRead { read, result }
+                if self.lookups.owns(read) =>
+            {
+                self.lookup_read(read, result, out);
+            }
             Input::Read { read, result } => self.fetch_read(read, result, now, out),
             Input::IndexWritten { base, result } => {
                 self.index_written(base, result, now);
@@ -176,9 +184,11 @@ impl<M: Memory> Shard<M> {
         let log = self.log.next_wake();
         let fetches = self.fetches.next_due();
         let groups = self.groups_wake();
+        let lookups = self.lookups.next_wake();
         let sealing = self.sealing.next_wake();
         let snapshot = self.snapshots.is_under_way().then_some(0);
-        log.into_iter().chain(fetches).chain(groups).chain(sealing).chain(snapshot).min()
+        let own = sealing.into_iter().chain(snapshot).chain(lookups);
+        log.into_iter().chain(fetches).chain(groups).chain(own).min()
     }
 
     /// Whether the epoch has begun durably and (home shard) the registry agrees on all shards. A broker
@@ -280,6 +290,8 @@ impl<M: Memory> Shard<M> {
             Opcode::CommitOffsets => self.commit_offsets(now, asker, frame.table, out),
             Opcode::QueryOffsets => self.query_offsets(asker, frame.table, out),
             Opcode::SearchOffsets => self.search_offsets(asker, frame.table, out),
+            Opcode::GetMessage => self.get_message(asker, frame.table, out),
+            Opcode::FindMessages => self.find_messages(asker, frame.table, out),
             Opcode::ResetOffsets => self.reset_offsets(now, asker, frame.table, out),
             Opcode::GroupHeartbeat => self.group_heartbeat(now, asker, frame.table, out),
             Opcode::GroupLeave => self.group_leave(now, asker, frame.table, out),
@@ -387,6 +399,7 @@ impl<M: Memory> Shard<M> {
 
     fn connection_closed(&mut self, connection: ConnectionId, now: Now) {
         self.close_fetches(connection);
+        self.close_lookups(connection);
         for group in self.groups.values_mut() {
             group.connection_closed(connection, now.mono_us);
         }
@@ -416,6 +429,7 @@ impl<M: Memory> Shard<M> {
         self.wake_fetches(woken, out);
         self.step_sealing(now, out);
         self.step_snapshot(now, out);
+        self.step_lookups(out);
         self.step_retention(now, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;
         self.log.sync_if_due(wanted, now, out);
@@ -430,6 +444,7 @@ impl<M: Memory> Shard<M> {
         }
         self.stopping = true;
         self.end_fetches(out);
+        self.end_lookups(out);
         self.end_heartbeats(out);
         self.finish_snapshot(now, out);
         self.log.pump(now, out);

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::fetch::Fetches;
+use super::lookup::Lookups;
 use super::punching::Punching;
 use super::registry::HomeState;
 use super::replay::Tables;
@@ -108,6 +109,7 @@ impl<M: Memory> Shard<M> {
             groups_looked_at_us: now.mono_us,
             groups_to_reconcile: BTreeSet::new(),
             fetches: Fetches::default(),
+            lookups: Lookups::default(),
             waiting: Waiting::default(),
             frames: FrameBuilder::new(),
             figures,

@@ -1,11 +1,14 @@
 //! A shard on a desk: an obedient disk in memory, one client, no time but what the test gives.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // Each test file uses its part.
 
+use ringmq_core::index::SegmentRows;
 use ringmq_core::offline::{self, Report};
 use ringmq_core::{
     Action, Block, DiskError, Input, LogFiles, Memory, Now, Outbox, SegmentFile, Shard, ShardConfig,
 };
-use ringmq_schema::admin::{CreateTopic, CreateTopicArgs, Topic, TopicAnswer, TopicArgs};
+use ringmq_schema::admin::{
+    CreateTopic, CreateTopicArgs, DeleteTopic, DeleteTopicArgs, Topic, TopicAnswer, TopicArgs,
+};
 use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{Fetch, FetchArgs, FetchQueue};
 use ringmq_schema::error::Status;
@@ -17,6 +20,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub struct Heap(pub Vec<u8>);
 
@@ -168,6 +172,10 @@ fn read_answer(connection: u64, bytes: &[u8]) -> Answer {
     }
 }
 
+fn unreadable() -> DiskError {
+    DiskError { operation: "read".to_owned(), reason: "input/output error".to_owned() }
+}
+
 /// An answer, copied out.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -195,6 +203,14 @@ pub struct Desk {
     pub stopped: bool,
     /// No segment can be made.
     pub full: bool,
+    /// Indexes are encoded and told of by `finish_indexes`.
+    pub hold_indexes: bool,
+    pub held_indexes: Vec<Arc<SegmentRows>>,
+    /// Reads are carried out by `finish_reads`.
+    pub hold_reads: bool,
+    pub held_reads: Vec<Action<Heap>>,
+    /// No read succeeds.
+    pub failing_reads: bool,
     pub watch: Option<Watch>,
     pub names: Vec<&'static str>,
     /// Nothing is carried out any more.
@@ -245,6 +261,11 @@ impl Desk {
             transfers: 0,
             stopped: false,
             full: false,
+            hold_indexes: false,
+            held_indexes: Vec::new(),
+            hold_reads: false,
+            held_reads: Vec::new(),
+            failing_reads: false,
             watch,
             names: Vec::new(),
             is_dead: false,
@@ -298,6 +319,17 @@ impl Desk {
                         self.files.0.borrow_mut().insert(base, file);
                         next.push(Input::SegmentReady { base, result: Ok(()) });
                     }
+                    action @ (Action::Read { .. } | Action::ReadIndex { .. })
+                        if self.hold_reads =>
+                    {
+                        self.held_reads.push(action);
+                    }
+                    Action::Read { read, .. } if self.failing_reads => {
+                        next.push(Input::Read { read, result: Err(unreadable()) });
+                    }
+                    Action::ReadIndex { read, .. } if self.failing_reads => {
+                        next.push(Input::IndexRead { read, result: Err(unreadable()) });
+                    }
                     Action::Read { read, position, bytes } => {
                         self.reads += 1;
                         let mut block = Heap(vec![0; bytes as usize]);
@@ -319,6 +351,9 @@ impl Desk {
                         bytes.resize(at + length as usize, 0);
                         self.files.read_at(position, &mut bytes[at..]);
                         self.answers.push(read_answer(connection, &bytes));
+                    }
+                    Action::WriteIndex { rows } if self.hold_indexes => {
+                        self.held_indexes.push(rows);
                     }
                     Action::WriteIndex { rows } => {
                         let index = rows.encode();
@@ -364,6 +399,25 @@ impl Desk {
         }
     }
 
+    /// Ends what `hold_indexes` held back; unless `well`, none could be written.
+    pub fn finish_indexes(&mut self, well: bool) {
+        for rows in std::mem::take(&mut self.held_indexes) {
+            let base = rows.base;
+            let result = if well {
+                self.files.1.borrow_mut().insert(base, rows.encode());
+                Ok(rows.indexed())
+            } else {
+                Err(unreadable())
+            };
+            self.handle(Input::IndexWritten { base, result });
+        }
+    }
+
+    pub fn finish_reads(&mut self) {
+        self.out.actions.append(&mut self.held_reads);
+        self.carry_out();
+    }
+
     pub fn advance(&mut self, ms: u64) {
         self.now.mono_us += ms * 1000;
         self.now.wall_ms += ms as i64;
@@ -395,6 +449,15 @@ impl Desk {
     ) -> Answer {
         let correlation = self.send(opcode, run, build);
         self.handle(Input::TurnEnd);
+        // What is done in slices goes on by itself.
+        for _ in 0..1000 {
+            let is_answered = self.answers.iter().any(|a| a.correlation == correlation);
+            let is_due = self.shard.next_wake().is_some_and(|due| due <= self.now.mono_us);
+            if is_answered || !is_due {
+                break;
+            }
+            self.handle(Input::Tick);
+        }
         self.take(correlation).expect("answered")
     }
 
@@ -434,6 +497,14 @@ impl Desk {
         assert_eq!(answer.status, Status::Ok);
         let answer = frame::read_table::<TopicAnswer<'_>>(&answer.table).unwrap();
         Some(answer.topic().unwrap().id())
+    }
+
+    pub fn delete_topic(&mut self, name: &str) {
+        let answer = self.call(Opcode::DeleteTopic, &[], |fbb| {
+            let name = Some(fbb.create_string(name));
+            DeleteTopic::create(fbb, &DeleteTopicArgs { name })
+        });
+        assert_eq!(answer.status, Status::Ok);
     }
 
     pub fn produce(
