@@ -175,6 +175,8 @@ pub struct Figures {
     pub fenced_bytes: u64,
     /// Indexes of segments written.
     pub segments_indexed: u64,
+    /// Indexes that were damaged and made again.
+    pub indexes_mended: u64,
     /// Segments retired, and messages that consumers can no longer read.
     pub segments_retired: u64,
     /// See `segments_retired`.

@@ -164,6 +164,12 @@ pub const METRICS: &[Metric] = &[
     counter("ringmq_segments_indexed_total", "Indexes of sealed segments written.", |p| {
         p.figures.segments_indexed
     }),
+    counter("ringmq_indexes_mended_total", "Damaged indexes that were made again.", |p| {
+        p.figures.indexes_mended
+    }),
+    counter("ringmq_punched_bytes_total", "Bytes of the log given back by holes.", |p| {
+        p.figures.punched_bytes
+    }),
     counter("ringmq_segments_retired_total", "Segments that nobody needed any more.", |p| {
         p.figures.segments_retired
     }),

@@ -314,6 +314,13 @@ impl<M: Memory> Log<M> {
         }
     }
 
+    /// The index of a segment is not to be used.
+    pub(crate) fn index_is_gone(&mut self, number: u32) {
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
+            segment.index = None;
+        }
+    }
+
     /// Takes a run of records into the open unit: one copy, then `patch` fills in each header (position
     /// and epoch are set already) before it is sealed. Returns the position of the first record and
     /// the end of the last.
@@ -402,6 +409,24 @@ impl<M: Memory> Log<M> {
         {
             let snapshot = self.snapshot;
             let rows = SegmentRows { end: segment.end(), epoch: self.epoch, snapshot, ..before };
+            self.sealed.push_back(SealedRows { segment, rows });
+            self.seal_passed(segment.number + 1);
+        }
+    }
+
+    /// Segments that got nothing but marks are sealed as well.
+    fn seal_passed(&mut self, from: u32) {
+        for number in from..self.active {
+            let Some(segment) = self.segment_numbered(number) else { continue };
+            let rows = SegmentRows {
+                base: segment.base,
+                bytes: segment.bytes,
+                end: segment.end(),
+                epoch: self.epoch,
+                shard: self.shard,
+                log_id: self.log_id,
+                ..SegmentRows::default()
+            };
             self.sealed.push_back(SealedRows { segment, rows });
         }
     }

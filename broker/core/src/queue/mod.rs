@@ -13,7 +13,7 @@ mod table;
 
 pub(crate) use table::Queues;
 
-use crate::index::{Entry, QueueRows, SegmentRows};
+use crate::index::{Entry, QueueRows, SegmentRows, StretchRow};
 use crate::peer::QueueId;
 use crate::snapshot::QueueState;
 use std::collections::VecDeque;
@@ -36,6 +36,17 @@ pub(crate) struct Stretch {
 }
 
 impl Stretch {
+    /// As the directory of a segment has it.
+    pub(crate) fn of(segment: u32, row: &StretchRow) -> Stretch {
+        Stretch {
+            first_offset: row.first_offset,
+            count: row.count,
+            segment,
+            number: row.number,
+            first_entry: row.first_entry,
+        }
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.first_offset + u64::from(self.count)
     }
@@ -255,6 +266,20 @@ impl Queue {
             self.chunks.pop_front();
         }
         self.stretches.extend(stretches.filter(|stretch| stretch.end() > self.min));
+    }
+
+    /// The index of a segment was made again: these are what it has of this queue.
+    pub(crate) fn replace_stretches(
+        &mut self,
+        segment: u32,
+        stretches: impl Iterator<Item = Stretch>,
+    ) {
+        let from = self.stretches.partition_point(|stretch| stretch.segment < segment);
+        let to = self.stretches.partition_point(|stretch| stretch.segment <= segment);
+        let later = self.stretches.split_off(to);
+        self.stretches.truncate(from);
+        self.stretches.extend(stretches.filter(|stretch| stretch.end() > self.min));
+        self.stretches.extend(later);
     }
 
     /// Segments below `segment` are no longer for readers. Returns whether `min` moved.

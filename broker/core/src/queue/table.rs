@@ -69,13 +69,7 @@ impl Queues {
         if queue.chunks.is_empty() {
             return;
         }
-        let stretches = stretches.iter().map(|row| Stretch {
-            first_offset: row.first_offset,
-            count: row.count,
-            segment,
-            number: row.number,
-            first_entry: row.first_entry,
-        });
+        let stretches = stretches.iter().map(|row| Stretch::of(segment, row));
         queue.indexed(segment, stretches);
     }
 

@@ -8,6 +8,7 @@ mod fetch;
 mod group;
 mod locate;
 mod lookup;
+mod mending;
 mod offsets;
 mod open;
 mod produce;
@@ -34,6 +35,7 @@ use crate::route::TopicRoutes;
 use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
 use fetch::Fetches;
 use lookup::Lookups;
+use mending::Mending;
 use punching::Punching;
 use registry::HomeState;
 use retention::Retention;
@@ -72,6 +74,7 @@ pub struct Shard<M: Memory> {
     scratch: Vec<Entry>,
     retention: Retention,
     punching: Punching,
+    mending: Mending,
     /// Time of the step under way.
     last_step: Now,
     frames: FrameBuilder,
@@ -152,13 +155,16 @@ impl<M: Memory> Shard<M> {
             {
                 self.lookup_read(read, result, out);
             }
+            Input::Read { read, result } if Self::is_mending_read(read) => {
+                self.mending_read(read, result, now, out);
+            }
             Input::Read { read, result } => self.fetch_read(read, result, now, out),
             Input::IndexWritten { base, result } => {
                 self.index_written(base, result, now);
                 self.settle(now, out);
             }
             Input::IndexRead { read, result } if Self::is_punching_read(read) => {
-                self.punching_read(result, out);
+                self.punching_read(read, result, out);
             }
             Input::IndexRead { read, result } => self.index_read(read, result, now, out),
             Input::Punched { .. } => self.punched(),
@@ -187,7 +193,8 @@ impl<M: Memory> Shard<M> {
         let lookups = self.lookups.next_wake();
         let sealing = self.sealing.next_wake();
         let snapshot = self.snapshots.is_under_way().then_some(0);
-        let own = sealing.into_iter().chain(snapshot).chain(lookups);
+        let mending = self.mending.next_wake();
+        let own = sealing.into_iter().chain(mending).chain(snapshot).chain(lookups);
         log.into_iter().chain(fetches).chain(groups).chain(own).min()
     }
 
@@ -431,6 +438,7 @@ impl<M: Memory> Shard<M> {
         self.step_snapshot(now, out);
         self.step_lookups(out);
         self.step_retention(now, out);
+        self.step_mending(now, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;
         self.log.sync_if_due(wanted, now, out);
         if self.stopping {

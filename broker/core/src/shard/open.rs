@@ -3,6 +3,7 @@
 use super::Shard;
 use super::fetch::Fetches;
 use super::lookup::Lookups;
+use super::mending::Mending;
 use super::punching::Punching;
 use super::registry::HomeState;
 use super::replay::Tables;
@@ -97,6 +98,7 @@ impl<M: Memory> Shard<M> {
             scratch: Vec::new(),
             retention: Retention::new(topics),
             punching: Punching::new(holes),
+            mending: Mending::default(),
             last_step: now,
             home: is_home.then(|| HomeState::new(config.shards, registry.version())),
             config,

@@ -21,8 +21,8 @@ use ringmq_schema::record::{Kind, UNIT_HEADER_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// Number of its reads; fetches count up from 0, look-ups have the highest bit.
-const READ: u64 = 1 << 62;
+/// Numbers of its reads have this bit and are even; fetches count up from 0, look-ups have the highest bit.
+const READ_BIT: u64 = 1 << 62;
 /// Pages of an index looked at in one step.
 const PAGES_A_STEP: u32 = 16;
 
@@ -33,6 +33,8 @@ pub(super) struct Punching {
     /// Segments that were looked at, and how many topics owned something there then.
     looked_at: BTreeMap<u64, usize>,
     step: Step,
+    /// Number of the read under way, or of the last: one that ends after it was given up is not taken for another.
+    read: u64,
 }
 
 #[derive(Debug, Default)]
@@ -122,7 +124,14 @@ impl Punching {
 impl<M: Memory> Shard<M> {
     /// Whether a read is one of these.
     pub(super) fn is_punching_read(read: u64) -> bool {
-        read == READ
+        read & READ_BIT != 0 && read.is_multiple_of(2)
+    }
+
+    /// The index of a segment is made again: what was read of it counts no more.
+    pub(super) fn stop_looking(&mut self, base: u64) {
+        if matches!(&self.punching.step, Step::Read(look) if look.segment.base == base) {
+            self.punching.step = Step::Idle;
+        }
     }
 
     /// Looks for a segment that is worth it; at the end of a round over all topics.
@@ -172,15 +181,21 @@ impl<M: Memory> Shard<M> {
         let at = u64::from(look.next_page) * PAGE_BYTES as u64;
         let (base, bytes) = (look.segment.base, count * PAGE_BYTES as u32);
         self.punching.step = Step::Read(look);
-        out.actions.push(Action::ReadIndex { read: READ, base, at, bytes });
+        self.punching.read += 2;
+        let read = READ_BIT | self.punching.read;
+        out.actions.push(Action::ReadIndex { read, base, at, bytes });
     }
 
     /// Pages are there.
     pub(super) fn punching_read(
         &mut self,
+        read: u64,
         result: Result<Rc<M::Block>, DiskError>,
         out: &mut Outbox<M::Block>,
     ) {
+        if read != READ_BIT | self.punching.read || !matches!(self.punching.step, Step::Read(_)) {
+            return;
+        }
         let Step::Read(mut look) = std::mem::take(&mut self.punching.step) else { return };
         let (Ok(block), Some(pages)) = (result, look.segment.index) else { return };
         for page in block.bytes().chunks_exact(PAGE_BYTES) {
@@ -261,6 +276,7 @@ impl<M: Memory> Shard<M> {
     pub(super) fn forget_holes(&mut self, base: u64) {
         self.punching.holes.remove(base);
         self.punching.looked_at.remove(&base);
+        self.stop_looking(base);
     }
 }
 

@@ -223,6 +223,7 @@ impl<M: Memory> Shard<M> {
             self.retention.segments.owners.remove(&first.number);
             self.index_pages.forget(first.base);
             self.forget_holes(first.base);
+            self.mending.forget(first.base);
             self.figures.segments_retired += 1;
             out.actions.push(Action::Retire { base: first.base });
         }

@@ -144,6 +144,10 @@ impl<M: Memory> Shard<M> {
         result: Result<Indexed, DiskError>,
         now: Now,
     ) {
+        if self.mending.awaits(base) {
+            self.index_mended(result, now);
+            return;
+        }
         // What was read of one that is replaced counts no more.
         self.index_pages.forget(base);
         let step = std::mem::take(&mut self.sealing.step);

@@ -31,14 +31,13 @@ fn a_damaged_index_is_said_to_be_unreadable() {
         bytes[damaged.clone()].iter_mut().step_by(100).for_each(|byte| *byte ^= 1);
         world.desk.files.1.borrow_mut().insert(lost, bytes);
         world.forget_pages(&[lost]);
-        let everything = damaged.len() == good.len();
+        // Once it was found damaged it is made again.
         for (sent, position) in there.iter().step_by(3) {
             let answer = world.get(Some(id(sent.number)), 0, 0, 0);
             match answer.status {
                 Status::Ok => assert_eq!(desk::numbers(&answer.run), [sent.number]),
                 status => assert_eq!(status, Status::ReadFailed),
             }
-            assert!(!everything || (answer.status == Status::Ok) != is_lost(*position));
             // What is stored there tells itself what it is.
             assert_eq!(world.get(None, *position, 0, 0).status, Status::Ok);
             let at = OffsetAt::new(sent.topic, sent.queue, sent.store_ms);
@@ -55,8 +54,8 @@ fn a_damaged_index_is_said_to_be_unreadable() {
         let (found, unreadable) = world.find_all(world.topic, "hot", (0, i64::MAX), 64);
         let expected = world.numbers_of(world.topic, "hot", (0, i64::MAX));
         assert!(found == expected || unreadable > 0);
-        assert!(!everything || unreadable == 1);
     }
+    assert!(world.desk.shard.figures().indexes_mended > 3);
     world.desk.files.1.borrow_mut().insert(lost, good);
     world.forget_pages(&[lost]);
     world.check();

@@ -287,7 +287,7 @@ fn check_version(block: &[u8], segment: Segment) -> Result<(), OpenError> {
 }
 
 /// Checks every record of a unit; returns whether the segment ends with it.
-fn check_unit(unit: &[u8], position: u64, epoch: u32) -> Result<bool, &'static str> {
+pub(crate) fn check_unit(unit: &[u8], position: u64, epoch: u32) -> Result<bool, &'static str> {
     let mut at = UNIT_HEADER_BYTES;
     let mut seal = false;
     while at < unit.len() {

@@ -113,7 +113,7 @@ impl<M: Memory> Shard<M> {
             self.figures.index_reads += u64::from(page.count);
             let read = self.fetches.next;
             self.fetches.next += 1;
-            self.fetches.index_reads.insert(read, (*page, fetch));
+            self.fetches.index_reads.insert(read, (*page, fetch, self.mending.changes));
             let at = u64::from(page.page) * PAGE_BYTES as u64;
             let bytes = page.count * PAGE_BYTES as u32;
             out.actions.push(Action::ReadIndex { read, base: page.base, at, bytes });
@@ -128,20 +128,24 @@ impl<M: Memory> Shard<M> {
         now: Now,
         out: &mut Outbox<M::Block>,
     ) {
-        let Some((name, fetch)) = self.fetches.index_reads.remove(&read) else { return };
-        let is_there = result.is_ok_and(|block| {
-            // The one that is needed last: it is there when the fetch goes on.
-            let mut is_there = false;
-            for (n, bytes) in block.bytes().chunks_exact(PAGE_BYTES).enumerate().rev() {
-                let page = name.page + n as u32;
-                is_there = self.index_pages.insert(name.base, page, bytes).is_some();
-            }
-            is_there
-        });
+        let Some((name, fetch, changes)) = self.fetches.index_reads.remove(&read) else { return };
+        // Read of an index that was made again meanwhile: it is read once more.
+        let is_old = changes != self.mending.changes;
+        let is_there = !is_old
+            && result.is_ok_and(|block| {
+                // The one that is needed last: it is there when the fetch goes on.
+                let mut is_there = false;
+                for (n, bytes) in block.bytes().chunks_exact(PAGE_BYTES).enumerate().rev() {
+                    let page = name.page + n as u32;
+                    is_there = self.index_pages.insert(name.base, page, bytes).is_some();
+                }
+                is_there
+            });
         let Some(mut parked) = self.fetches.parked.remove(&fetch) else { return };
         parked.pages -= 1;
-        if !is_there {
+        if !is_there && !is_old {
             parked.unreadable.push(name.base);
+            self.mend(name.base);
         }
         if parked.pages > 0 {
             self.fetches.parked.insert(fetch, parked);

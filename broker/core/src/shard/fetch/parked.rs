@@ -76,7 +76,8 @@ impl Parked {
 pub(in super::super) struct Fetches {
     pub(super) parked: Map<u64, Parked>,
     due: BTreeSet<(u64, u64)>,
-    pub(super) index_reads: Map<u64, (PageName, u64)>,
+    /// Pages, for whom, and how many changes of indexes there had been.
+    pub(super) index_reads: Map<u64, (PageName, u64, u64)>,
     pub(super) next: u64,
     pub(super) rotation: usize,
     woken: Vec<u64>,

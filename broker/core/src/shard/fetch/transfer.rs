@@ -61,8 +61,10 @@ impl<M: Memory> Shard<M> {
         let members = self.members(parked, segment);
         match self.walk(parked, segment, lowest.entry.row, members) {
             Walked::Run(run) => Cold::Run(run),
-            // Where pages do not stay for long it is no use to ask for them again and again.
-            Walked::Need(page) if parked.rounds < 4 * PAGES_MAX => {
+            // Where pages do not stay for long, or cannot be read, it is no use to ask again and again.
+            Walked::Need(page)
+                if parked.rounds < 4 * PAGES_MAX && !parked.unreadable.contains(&page.base) =>
+            {
                 Cold::Pages(BTreeSet::from([page]))
             }
             Walked::Need(_) | Walked::No => Cold::At(lowest),

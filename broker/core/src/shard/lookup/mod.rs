@@ -69,6 +69,8 @@ struct Reading {
     /// Which part of the look-up asked.
     part: usize,
     of: Of,
+    /// How many changes of indexes there had been.
+    changes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -143,8 +145,9 @@ impl<M: Memory> Shard<M> {
 
     /// Reads a page of an index for part of a look-up.
     fn read_page(&mut self, lookup: u64, part: usize, name: PageName, out: &mut Outbox<M::Block>) {
+        let changes = self.mending.changes;
         let read = self.lookups.number() | READ_BIT;
-        self.lookups.reads.insert(read, Reading { lookup, part, of: Of::Page(name) });
+        self.lookups.reads.insert(read, Reading { lookup, part, of: Of::Page(name), changes });
         self.figures.index_reads += 1;
         let at = u64::from(name.page) * PAGE_BYTES as u64;
         let bytes = PAGE_BYTES as u32;
@@ -160,8 +163,9 @@ impl<M: Memory> Shard<M> {
         bytes: u32,
         out: &mut Outbox<M::Block>,
     ) {
+        let changes = self.mending.changes;
         let read = self.lookups.number() | READ_BIT;
-        self.lookups.reads.insert(read, Reading { lookup, part, of: Of::Log(position) });
+        self.lookups.reads.insert(read, Reading { lookup, part, changes, of: Of::Log(position) });
         self.figures.read_bytes += u64::from(bytes);
         out.actions.push(Action::Read { read, position, bytes });
     }
@@ -174,9 +178,13 @@ impl<M: Memory> Shard<M> {
         out: &mut Outbox<M::Block>,
     ) {
         use crate::seam::Block;
-        let Some(Reading { lookup, part, of }) = self.lookups.reads.remove(&read) else { return };
+        let Some(Reading { lookup, part, of, changes }) = self.lookups.reads.remove(&read) else {
+            return;
+        };
         // Nobody may wait for it any more; the page is of use to others.
+        let is_old = changes != self.mending.changes;
         let arrived = match (of, &result) {
+            (Of::Page(name), _) if is_old => Some(Arrived { name, room: None }),
             (Of::Page(name), Ok(block)) => {
                 let room = self.index_pages.insert(name.base, name.page, block.bytes());
                 Some(Arrived { name, room })
@@ -184,6 +192,11 @@ impl<M: Memory> Shard<M> {
             (Of::Page(name), Err(_)) => Some(Arrived { name, room: None }),
             (Of::Log(_), _) => None,
         };
+        if let Some(Arrived { name, room: None }) = &arrived
+            && !is_old
+        {
+            self.mend(name.base);
+        }
         let Some(mut job) = self.lookups.under_way.remove(&lookup) else { return };
         match (&mut job, of, arrived) {
             (Job::Times(times), _, Some(page)) => self.time_page(lookup, times, part, page, out),
