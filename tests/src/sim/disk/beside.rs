@@ -42,10 +42,6 @@ impl IndexFault {
         IndexFault::BitFlipped,
         IndexFault::AnyBitFlipped,
     ];
-    /// Those that the core mends. A page of entries that is damaged is found only when somebody reads it, and
-    /// then its queues are answered `ReadFailed` for ever: the index is not made again.
-    pub const MENDED: [IndexFault; 3] =
-        [IndexFault::Deleted, IndexFault::Truncated, IndexFault::BitFlipped];
 }
 
 /// See the module.

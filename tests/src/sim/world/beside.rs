@@ -181,7 +181,7 @@ impl World {
             .filter(|_| random.percent(faults.indexes_percent))
             .collect();
         for base in spoiled {
-            let fault = *random.pick(&crate::sim::disk::IndexFault::MENDED);
+            let fault = *random.pick(&crate::sim::disk::IndexFault::ALL);
             slot.disk.spoil_index(base, fault, random);
             self.oracle.summary.spoiled += 1;
             if self.trace {
