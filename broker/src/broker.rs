@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Blocks of the log up to this length stay with the allocator when they are freed.
-const KEPT_BLOCK_BYTES: usize = 32 << 20;
+pub(crate) const KEPT_BLOCK_BYTES: usize = 32 << 20;
 /// How long shards may take from "opened" to "ready" before that is reported.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
