@@ -53,6 +53,7 @@ mod connection;
 mod consumer;
 mod error;
 mod filter;
+mod identity;
 mod message;
 mod pool;
 mod producer;
@@ -60,8 +61,9 @@ mod record;
 mod route;
 
 pub use admin::{
-    Admin, BrokerStatus, GroupDescription, GroupMember, MessageType, OwnedQueue, Permission,
-    QueueLag, QueueStats, ResetTo, ShardStatus, TopicDescription, TopicSpec,
+    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, KeyQuery, MessageType,
+    OwnedQueue, Permission, QueueLag, QueueStats, ResetTo, ShardStatus, TopicDescription,
+    TopicSpec,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
@@ -69,6 +71,7 @@ pub use consumer::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use filter::Filter;
+pub use identity::{MessageRef, StoredMessageId};
 pub use message::{Flush, Message, MessageId};
 pub use producer::{Delivery, Producer, ProducerBuilder, SendReceipt, SendStatus};
 pub use record::Record;

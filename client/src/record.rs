@@ -4,6 +4,7 @@
 //! - header checksum, payload checksum and flatbuffer were verified before a `Record` exists;
 //! - body and tag are ranges of `bytes`; nothing is copied until the user asks for it.
 
+use crate::identity::StoredMessageId;
 use crate::message::{Flush, MessageId, time_of};
 use crate::route::Queue;
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use std::time::SystemTime;
 #[derive(Clone)]
 pub struct Record {
     queue: Arc<Queue>,
+    shard: u16,
     bytes: Bytes,
     body: Range<u32>,
     tag: Range<u32>,
@@ -28,7 +30,7 @@ pub struct Record {
 
 impl Record {
     /// Verifies the record that lies in `bytes`, all of them.
-    pub(crate) fn verify(queue: &Arc<Queue>, bytes: Bytes) -> Result<Record, String> {
+    pub(crate) fn verify(queue: &Arc<Queue>, shard: u16, bytes: Bytes) -> Result<Record, String> {
         let (_, found) = record::read_one(&bytes, 0).map_err(|error| error.to_string())?;
         let Some(found) = found else { return Err("a control record".to_owned()) };
         found.check_header().map_err(|error| error.to_string())?;
@@ -36,7 +38,7 @@ impl Record {
         let message = found.message().map_err(|error| error.to_string())?;
         let body = message.body().map_or(0..0, |body| range_in(&found, body.bytes()));
         let tag = message.tag().map_or(0..0, |tag| range_in(&found, tag.as_bytes()));
-        Ok(Record { queue: Arc::clone(queue), bytes, body, tag, attempt: 1 })
+        Ok(Record { queue: Arc::clone(queue), shard, bytes, body, tag, attempt: 1 })
     }
 
     pub(crate) fn again(mut self) -> Record {
@@ -80,6 +82,11 @@ impl Record {
     /// Where it lies in its shard's log.
     pub fn position(&self) -> u64 {
         self.header().position.get()
+    }
+
+    /// What it is called after where it is stored; [`crate::Admin::message`] finds it by that.
+    pub fn stored_id(&self) -> StoredMessageId {
+        StoredMessageId::new(Arc::clone(&self.queue.broker), self.shard, self.position())
     }
 
     /// Its identity, given by the producer.

@@ -10,6 +10,7 @@
 //! - [`limits`]: every number a peer must respect;
 //! - [`placement`]: which shard serves which queue and which group;
 //! - [`names`]: what topics and groups may be called;
+//! - [`stored_id`]: what a message is called after where it is stored;
 //! - [`build`]: reusable builders of frames and records.
 
 pub mod build;
@@ -20,6 +21,7 @@ pub mod names;
 pub mod opcode;
 pub mod placement;
 pub mod record;
+pub mod stored_id;
 
 /// Compiler output for `fbs/*.fbs`; `cargo xtask codegen` makes it again.
 #[allow(

@@ -33,6 +33,8 @@ pub const FRAME_BYTES_MAX: usize = BATCH_BYTES_MAX + TABLE_BYTES_MAX;
 pub const FETCH_BYTES_MAX: usize = 8 << 20;
 /// Most queues in one fetch, commit, query or search.
 pub const QUEUES_PER_REQUEST_MAX: usize = 16_384;
+/// Most messages in one answer to a look-up by key (RocketMQ `maxMsgsNumBatch`).
+pub const FIND_RECORDS_MAX: usize = 64;
 /// Longest a server holds a long poll, ms.
 pub const LONG_POLL_MS_MAX: u32 = 60_000;
 /// Most queues of one topic on one broker.

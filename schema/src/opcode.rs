@@ -119,10 +119,10 @@ opcodes! {
     ChangeInvisible = 29, Subscribe, Shard, false;
     /// Sends a message back for a later attempt.
     RetryLater = 30, Subscribe, Shard, false;
-    /// Message by unique or stored id.
-    GetMessage = 31, Get, Shard, false;
-    /// Messages by key.
-    FindMessages = 32, Get, Shard, false;
+    /// `GetMessage` → `GetMessageAnswer` + run: by unique or stored id.
+    GetMessage = 31, Get, Shard, true;
+    /// `FindMessages` → `FindMessagesAnswer` + run: by key.
+    FindMessages = 32, Get, Shard, true;
     // admin.fbs
     /// `CreateTopic` → `TopicAnswer`.
     CreateTopic = 40, Create, Home, true;

@@ -144,6 +144,7 @@ fn limits_stand_in_the_page() {
         ("FRAME_BYTES_MAX", limits::FRAME_BYTES_MAX),
         ("FETCH_BYTES_MAX", limits::FETCH_BYTES_MAX),
         ("QUEUES_PER_REQUEST_MAX", limits::QUEUES_PER_REQUEST_MAX),
+        ("FIND_RECORDS_MAX", limits::FIND_RECORDS_MAX),
         ("LONG_POLL_MS_MAX", limits::LONG_POLL_MS_MAX as usize),
         ("QUEUES_PER_TOPIC_MAX", limits::QUEUES_PER_TOPIC_MAX as usize),
         ("VERIFIER_DEPTH_MAX", limits::VERIFIER_DEPTH_MAX),

@@ -47,12 +47,18 @@ pub struct ShardConfig {
     pub snapshot_bytes: u64,
     /// At least so long between two snapshots, whatever the log takes, ms (design, part 6).
     pub snapshot_pause_ms: u64,
+    /// Holes are punched where only expired topics have records, in runs at least so long; 0: never.
+    pub hole_bytes_min: u64,
     /// How long messages of topics that do not say are kept, ms; 0: for ever. RocketMQ `fileReservedTime`, 72 h.
     pub retention_ms: u64,
     /// How many bytes are kept of a topic that does not say, on this broker; 0: any number.
     pub retention_bytes: u64,
     /// Pages of indexes kept in memory for consumers that are behind and for look-ups; at least 512 KiB.
     pub index_cache_bytes: usize,
+    /// Most look-ups under way that wait for the disk: by time, key or id.
+    pub lookups: usize,
+    /// Most segments that one request for messages by key or id looks at; the answer says where to go on.
+    pub lookup_segments: usize,
     /// Most bytes one answer to a fetch holds; one record always fits.
     pub fetch_bytes: usize,
     /// A run of records of a sealed segment goes out from the file to the socket when it is at least so long;
@@ -96,9 +102,12 @@ impl ShardConfig {
             idle_mark_ms: 500,
             snapshot_bytes: 512 << 20,
             snapshot_pause_ms: 10_000,
+            hole_bytes_min: 1 << 20,
             retention_ms: 72 * 3_600_000,
             retention_bytes: 0,
             index_cache_bytes: 16 << 20,
+            lookups: 256,
+            lookup_segments: 4096,
             fetch_bytes: 4 << 20,
             transfer_bytes_min: 64 << 10,
             waiting_fetches: 65_536,
@@ -154,6 +163,10 @@ pub struct Figures {
     pub tail_bytes: u64,
     /// Bytes read back from disk for consumers.
     pub read_bytes: u64,
+    /// Look-ups by time, key or id that did not end with what was in memory of queues.
+    pub lookups: u64,
+    /// Pages of indexes read from disk.
+    pub index_reads: u64,
     /// Records replayed at start, and bytes cut off as a torn tail.
     pub replayed: u64,
     /// See `replayed`.
@@ -174,6 +187,8 @@ pub struct Figures {
     pub failed_reads: u64,
     /// See `failed_reads`.
     pub corrupt_reads: u64,
+    /// Bytes given back by holes.
+    pub punched_bytes: u64,
     /// Fetches from an offset that is not, or no longer, there.
     pub out_of_range: u64,
     /// Snapshots of the state written.

@@ -10,6 +10,7 @@
 
 pub mod config;
 mod consume;
+pub mod hole;
 pub mod index;
 mod log;
 pub mod offline;

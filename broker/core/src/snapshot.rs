@@ -12,11 +12,13 @@
 //! 4 Offsets   (u32 group, u32 topic, u32 queue, i64 committed or -1, i64 committed at, u32 generation, u128 owner)*
 //! 5 Queues    (u32 topic, u32 queue, u64 min, u64 next, i64 newest store time)*
 //! 6 End       u64 beginning
+//! 7 Hole      as its record has it
 //! ```
 //!
 //! [`Kind::Snapshot`]: ringmq_schema::record::Kind::Snapshot
 
 use crate::consume::offsets::Progress;
+use crate::hole::Hole;
 use crate::peer::{QueueId, RegistryChange};
 use crate::state::{self, Reader};
 
@@ -40,6 +42,7 @@ pub(crate) enum Item {
     Offset { group: u32, queue: QueueId, progress: Progress },
     Queue(QueueState),
     End { begin: u64 },
+    Hole(Hole),
 }
 
 /// A slice that is being filled.
@@ -71,6 +74,12 @@ impl Slice {
 
     pub(crate) fn queues() -> Slice {
         Slice::new(5)
+    }
+
+    pub(crate) fn hole(hole: &Hole) -> Slice {
+        let mut slice = Slice::new(7);
+        slice.0.extend_from_slice(&hole.write());
+        slice
     }
 
     pub(crate) fn end(begin: u64) -> Slice {
@@ -133,6 +142,7 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
             last_topic: reader.u32()?,
             last_group: reader.u32()?,
         }),
+        7 => visit(Item::Hole(Hole::read(reader.take(reader.0.len())?)?)),
         6 => visit(Item::End { begin: reader.u64()? }),
         3..=5 => {
             while !reader.0.is_empty() {

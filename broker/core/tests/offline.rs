@@ -2,9 +2,9 @@
 
 mod desk;
 
-use desk::{Desk, Files, config, run};
+use desk::{Desk, Files, config, run, survey};
 use ringmq_core::SegmentFile;
-use ringmq_core::offline::{Check, Event, Log, Report, Survey, Verdict, Walk};
+use ringmq_core::offline::{Check, Event, Log, Verdict, Walk};
 use ringmq_schema::produce::Flush;
 use ringmq_schema::record::{Kind, MAGIC, VERSION};
 use std::collections::BTreeMap;
@@ -14,25 +14,6 @@ const LOG: Log = Log { id: 77, shard: 0 };
 const BLOCK: u64 = 4096;
 
 type Disk = BTreeMap<u64, Vec<u8>>;
-
-fn survey(disk: &Disk, log: Option<Log>) -> Report {
-    let mut walk = Walk::new(log, Check::Everything);
-    let mut survey = Survey::default();
-    for (&base, file) in disk {
-        let mut read = |position: u64, out: &mut [u8]| {
-            let at = (position - base) as usize;
-            let bytes = file.get(at..at + out.len());
-            bytes.map(|bytes| out.copy_from_slice(bytes)).is_some()
-        };
-        let segment = SegmentFile { base, bytes: file.len() as u64 };
-        let ended = walk.segment(segment, &mut read, &mut |event| {
-            survey.take(&event);
-            ControlFlow::Continue(())
-        });
-        assert!(ended.is_continue());
-    }
-    survey.finish(walk.flushed())
-}
 
 /// A unit's place, and topic, queue and offset of its messages.
 type Unit = (u64, u64, Vec<(u32, u32, u64)>);

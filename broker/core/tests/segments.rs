@@ -251,6 +251,7 @@ fn expired_segments_are_retired_and_the_log_opens_without_them() {
     let figures = desk.shard.figures();
     assert!(figures.segments_retired > 10, "{}", figures.segments_retired);
     assert!(figures.expired_messages > 1000, "{}", figures.expired_messages);
+    fill(&mut desk, topic, 6000..6300, 500);
     let (seen, lost) = read_all(&mut desk, topic, 0);
     assert!(lost.is_empty());
     assert!(desk.shard.figures().out_of_range > 0);
@@ -263,7 +264,7 @@ fn expired_segments_are_retired_and_the_log_opens_without_them() {
     let (again, lost) = read_all(&mut desk, topic, 0);
     assert!(lost.is_empty());
     assert!(seen.iter().all(|(at, number)| again.get(at) == Some(number)), "nothing went");
-    fill(&mut desk, topic, 6000..6300, 500);
+    fill(&mut desk, topic, 6300..6600, 500);
     let (_, lost) = read_all(&mut desk, topic, 0);
     assert!(lost.is_empty());
 }
@@ -289,6 +290,50 @@ fn an_idle_shard_gets_rid_of_what_expired() {
         desk.advance(1000);
     }
     assert_eq!(desk.shard.figures().appended, end);
+}
+
+/// Of two topics in turns one expires early: its runs become holes, the other is read as ever.
+#[test]
+fn what_expired_between_what_is_kept_becomes_a_hole() {
+    let config = ShardConfig { retention_ms: 0, hole_bytes_min: 16 << 10, ..config() };
+    let mut desk = Desk::open(config.clone(), Files::default());
+    let kept = desk.create_topic("kept", QUEUES);
+    let short = desk.create_topic_for("short", QUEUES, 2_000);
+    for n in 0..40 {
+        fill(&mut desk, kept, n * 30..n * 30 + 30, 500);
+        fill(&mut desk, short, n * 30..n * 30 + 30, 500);
+    }
+    let (before, _) = read_all(&mut desk, short, 0);
+    assert!(before.len() > 300);
+    for _ in 0..60 {
+        desk.advance(1000);
+    }
+    let figures = desk.shard.figures();
+    assert_eq!(figures.segments_retired, 0, "the other topic has something in each");
+    assert!(figures.punched_bytes > 2 << 20, "{}", figures.punched_bytes);
+    expect_all(&mut desk, kept, 1200);
+    let (after, lost) = read_all(&mut desk, short, 0);
+    assert!(lost.is_empty() && after.len() < 200, "{} {lost:?}", after.len());
+    let report = desk.survey();
+    assert!(!report.is_damaged(), "{:?}", report.losses);
+    assert!(report.hole_bytes >= figures.punched_bytes, "{}", report.hole_bytes);
+    // Also when the indexes are gone, and after the clock went back: expired is expired.
+    for without_indexes in [false, true] {
+        let files = copy(&desk.files);
+        if without_indexes {
+            files.1.borrow_mut().clear();
+        }
+        let mut desk = Desk::open(config.clone(), files);
+        assert_eq!(desk.shard.damage(), []);
+        expect_all(&mut desk, kept, 1200);
+        let (again, lost) = read_all(&mut desk, short, 0);
+        assert!(lost.is_empty(), "{lost:?}");
+        assert!(after.iter().all(|(at, number)| again.get(at) == Some(number)));
+        stop(&mut desk);
+        let mut desk = Desk::open(config.clone(), desk.files);
+        expect_all(&mut desk, kept, 1200);
+        assert_eq!(desk.shard.damage(), []);
+    }
 }
 
 /// promise: prefix. Wherever the log ends, what is there is exactly a beginning of what was.
@@ -335,7 +380,10 @@ fn a_flipped_bit_costs_at_most_what_lay_there() {
     let end = desk.shard.figures().flushed;
     let bases: Vec<u64> = files.0.borrow().keys().copied().collect();
     let mut fenced = 0;
-    for (n, at) in (0..end).step_by(1024).enumerate() {
+    // The first segment with the topic's record, and the last two that are sealed, with what follows.
+    let last = bases[bases.len() - 4];
+    let places = (0..bases[1]).chain(last..end).step_by(1024);
+    for (n, at) in places.enumerate() {
         for with_indexes in [true, false] {
             let files = copy(&files);
             let base = *bases.iter().rev().find(|base| **base <= at).unwrap();
@@ -372,5 +420,5 @@ fn a_flipped_bit_costs_at_most_what_lay_there() {
             assert!(next.iter().all(|next| *next >= 200), "{what}: {next:?}");
         }
     }
-    assert!(fenced > 300, "{fenced}");
+    assert!(fenced > 100, "{fenced}");
 }

@@ -133,6 +133,12 @@ pub const METRICS: &[Metric] = &[
     counter("ringmq_read_bytes_total", "Bytes read back from disk for consumers.", |p| {
         p.figures.read_bytes
     }),
+    counter("ringmq_lookups_total", "Look-ups by time, key or id that needed an index.", |p| {
+        p.figures.lookups
+    }),
+    counter("ringmq_index_pages_read_total", "Pages of indexes read from disk.", |p| {
+        p.figures.index_reads
+    }),
     counter("ringmq_replayed_records_total", "Records replayed at start.", |p| p.figures.replayed),
     counter("ringmq_torn_bytes_total", "Bytes cut off at start as a torn tail.", |p| {
         p.figures.torn_bytes

@@ -23,6 +23,7 @@ enum Part {
     BodyBytes,
     Tag,
     MessageId,
+    StoredId,
     StoredMs,
     Properties,
     Attempt,
@@ -30,7 +31,7 @@ enum Part {
 
 /// What stands in the help of `-f`.
 pub const PLACEHOLDERS: &str = "%t topic, %b broker, %q queue, %o offset, %k keys, %v body, \
-    %s body bytes, %g tag, %i message id, %T time stored (ms since 1970), %p properties, \
+    %s body bytes, %g tag, %i message id, %I stored id, %T time stored (ms since 1970), %p properties, \
     %a delivery attempt, %% a percent sign; \\n \\t \\\\ as usual";
 
 impl RecordFormat {
@@ -93,6 +94,7 @@ impl RecordFormat {
                 Part::BodyBytes => to.extend(record.body().len().to_string().bytes()),
                 Part::Tag => to.extend(record.tag().unwrap_or_default().bytes()),
                 Part::MessageId => to.extend(record.message_id().to_string().bytes()),
+                Part::StoredId => to.extend(record.stored_id().to_string().bytes()),
                 Part::StoredMs => to.extend(epoch_ms(record.stored_at()).to_string().bytes()),
                 Part::Attempt => to.extend(record.delivery_attempt().to_string().bytes()),
                 Part::Properties => {
@@ -117,6 +119,7 @@ fn placeholder(name: char) -> Result<Part, String> {
         's' => Part::BodyBytes,
         'g' => Part::Tag,
         'i' => Part::MessageId,
+        'I' => Part::StoredId,
         'T' => Part::StoredMs,
         'p' => Part::Properties,
         'a' => Part::Attempt,
@@ -124,15 +127,15 @@ fn placeholder(name: char) -> Result<Part, String> {
     })
 }
 
-/// A message as one line of JSON. A body that is no text is given in hexadecimal.
+/// A message in JSON. A body that is no text is given in hexadecimal.
 #[derive(Debug, Serialize)]
-struct JsonRecord<'a> {
-    schema: u32,
+pub struct JsonRecord<'a> {
     topic: &'a str,
     broker: &'a str,
     queue: u32,
     offset: u64,
     message_id: String,
+    stored_id: String,
     tag: Option<&'a str>,
     keys: Vec<&'a str>,
     properties: std::collections::BTreeMap<&'a str, &'a str>,
@@ -147,28 +150,42 @@ struct JsonRecord<'a> {
     body_hex: Option<String>,
 }
 
+impl<'a> JsonRecord<'a> {
+    /// Of a message.
+    pub fn new(record: &'a Record) -> JsonRecord<'a> {
+        let body = std::str::from_utf8(record.body()).ok();
+        let hex = || record.body().iter().map(|byte| format!("{byte:02x}")).collect();
+        JsonRecord {
+            topic: record.topic(),
+            broker: record.broker(),
+            queue: record.queue().id,
+            offset: record.offset(),
+            message_id: record.message_id().to_string(),
+            stored_id: record.stored_id().to_string(),
+            tag: record.tag(),
+            keys: record.keys(),
+            properties: record.properties().into_iter().collect(),
+            group: record.group(),
+            born_ms: epoch_ms(record.born_at()),
+            stored_ms: epoch_ms(record.stored_at()),
+            delivery_attempt: record.delivery_attempt(),
+            body_bytes: record.body().len(),
+            body_hex: body.is_none().then(hex),
+            body,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    schema: u32,
+    #[serde(flatten)]
+    record: JsonRecord<'a>,
+}
+
 /// Appends a message as a line of JSON.
 pub fn write_json(record: &Record, to: &mut Vec<u8>) {
-    let body = std::str::from_utf8(record.body()).ok();
-    let hex = || record.body().iter().map(|byte| format!("{byte:02x}")).collect();
-    let line = JsonRecord {
-        schema: SCHEMA,
-        topic: record.topic(),
-        broker: record.broker(),
-        queue: record.queue().id,
-        offset: record.offset(),
-        message_id: record.message_id().to_string(),
-        tag: record.tag(),
-        keys: record.keys(),
-        properties: record.properties().into_iter().collect(),
-        group: record.group(),
-        born_ms: epoch_ms(record.born_at()),
-        stored_ms: epoch_ms(record.stored_at()),
-        delivery_attempt: record.delivery_attempt(),
-        body_bytes: record.body().len(),
-        body_hex: body.is_none().then(hex),
-        body,
-    };
+    let line = JsonLine { schema: SCHEMA, record: JsonRecord::new(record) };
     serde_json::to_writer(&mut *to, &line).expect("strings and numbers always serialise");
     to.push(b'\n');
 }

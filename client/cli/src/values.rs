@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ringmq::SeekTo;
+use ringmq::{MessageRef, SeekTo};
 
 /// A place in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// The time that it is, if it is one.
+    pub fn time(self) -> Option<SystemTime> {
+        match self.seek() {
+            SeekTo::Time(time) => Some(time),
+            _ => None,
+        }
+    }
+
     /// As the client takes it.
     pub fn seek(self) -> SeekTo {
         match self {
@@ -49,6 +57,19 @@ pub fn place(text: &str) -> Result<Place, String> {
     }
     utc(text).map(Place::Time).ok_or_else(|| {
         "first, last, -10m (so long ago), 2026-01-31T12:00:00Z, or an offset".to_owned()
+    })
+}
+
+/// `-10m` or `2026-01-31T12:00:00Z`.
+pub fn time(text: &str) -> Result<Place, String> {
+    let fault = || "-10m (so long ago) or 2026-01-31T12:00:00Z".to_owned();
+    place(text).ok().filter(|place| place.time().is_some()).ok_or_else(fault)
+}
+
+/// The unique or the stored id of a message.
+pub fn message(text: &str) -> Result<MessageRef, String> {
+    text.parse().map_err(|_| {
+        "a UUID, or a stored id with its broker as in broker-a/0003-00000000000a1b2c".to_owned()
     })
 }
 

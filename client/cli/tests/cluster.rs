@@ -178,6 +178,47 @@ fn lines_go_in_and_come_out() {
 }
 
 #[test]
+fn messages_are_found_by_key_and_by_both_ids() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    dev.ok(&["topic", "create", "t", "--queues", "4"]);
+    dev.produce_lines("t", "one\ntwo\n", &["--tag", "a", "--key", "k", "--key", "l"]);
+    dev.produce_lines("t", "three\n", &["--key", "l"]);
+    let find = ["message", "find", "--topic", "t", "--key"];
+    let with = |key, more: &[&str]| dev.ok(&[&find[..], &[key], more].concat());
+    let mut bodies: Vec<_> = with("k", &["-f", "%v\\n"]).lines().map(str::to_owned).collect();
+    bodies.sort_unstable();
+    assert_eq!(bodies, ["one", "two"]);
+    assert_eq!(with("l", &["--max", "1", "-f", "%v\\n"]), "three\n", "the newest");
+    assert_eq!(with("l", &["--from", "-10m"]).lines().count(), 4, "a title and three");
+    let none = [&find[..], &["l", "--until", "-10m"]].concat();
+    assert_eq!(dev.code(&none), Some(3));
+    assert_eq!(dev.code(&[&find[..], &["nothing"]].concat()), Some(3));
+    assert_eq!(dev.code(&["message", "find", "--topic", "u", "--key", "k"]), Some(3));
+
+    let found = json(&with("l", &["-o", "json"]));
+    assert_eq!(found["messages"].as_array().map(Vec::len), Some(3));
+    let newest = &found["messages"][0];
+    assert_eq!((&newest["body"], &newest["keys"][0]), (&"three".into(), &"l".into()));
+    for id in ["message_id", "stored_id"] {
+        let id = newest[id].as_str().expect("an id");
+        for topic in [&[][..], &["--topic", "t"]] {
+            let get = [&["message", "get", id], topic].concat();
+            let message = json(&dev.ok(&[&get[..], &["-o", "json"]].concat()));
+            assert_eq!(&message["message"], newest);
+            let text = dev.ok(&get);
+            assert!(text.contains("body        three") && text.contains(id), "{text}");
+            assert_eq!(dev.ok(&[&get[..], &["-f", "%v"]].concat()), "three");
+        }
+    }
+    let unknown = "01934f00-0000-7000-8000-000000000001";
+    assert_eq!(dev.code(&["message", "get", unknown]), Some(3));
+    assert_eq!(dev.code(&["message", "get", "nobody/0000-0000000000000000"]), Some(3));
+    assert_eq!(dev.code(&["message", "get", "hello"]), Some(2));
+    dev.stop(Signal::TERM);
+}
+
+#[test]
 fn a_group_goes_on_where_it_was_also_after_a_restart() {
     let directory = directory();
     let dev = Dev::start(directory.path());

@@ -1,11 +1,13 @@
-//! Administration: topics, groups, offsets, cluster.
+//! Administration: topics, groups, offsets, messages, cluster.
 
 mod cluster;
 mod groups;
 mod lag;
+mod messages;
 mod topics;
 mod types;
 
+pub use messages::{FoundMessages, KeyQuery};
 pub use types::{
     BrokerStatus, GroupDescription, GroupMember, MessageType, OwnedQueue, Permission, QueueLag,
     QueueStats, ResetTo, ShardStatus, TopicDescription, TopicSpec,

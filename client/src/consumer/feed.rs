@@ -410,13 +410,14 @@ impl Feed {
                 state.ready.push_back(id);
             }
             let queue = Arc::clone(&held.holding.queue);
+            let shard = held.holding.place.shard;
             let filter = Arc::clone(&held.holding.filter);
             let more = !state.ready.is_empty();
             drop(guard);
             if more {
                 self.ready.notify_one();
             }
-            return Some(open(id, &queue, &filter, waiting));
+            return Some(open(id, &queue, shard, &filter, waiting));
         }
     }
 

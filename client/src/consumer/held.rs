@@ -150,7 +150,13 @@ impl Held {
 }
 
 /// Verifies a record that was taken.
-pub(super) fn open(id: HeldId, queue: &Arc<Queue>, filter: &Filter, waiting: Waiting) -> Taken {
+pub(super) fn open(
+    id: HeldId,
+    queue: &Arc<Queue>,
+    shard: u16,
+    filter: &Filter,
+    waiting: Waiting,
+) -> Taken {
     match waiting {
         Waiting::Again(record) => Taken {
             id,
@@ -163,7 +169,7 @@ pub(super) fn open(id: HeldId, queue: &Arc<Queue>, filter: &Filter, waiting: Wai
             let bytes = raw.len();
             let header = wire::read_one(&raw, 0).ok().and_then(|(_, found)| found);
             let offset = header.expect("walked when it came").header.offset.get();
-            let record = Record::verify(queue, raw);
+            let record = Record::verify(queue, shard, raw);
             let wanted = record.as_ref().is_ok_and(|record| filter.matches(record.tag()));
             Taken { id, offset, bytes, record, wanted }
         }

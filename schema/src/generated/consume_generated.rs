@@ -2213,6 +2213,134 @@ impl<'a> FoundOffset {
 
 }
 
+/// A message's unique id: its 16 bytes as two big-endian numbers.
+// struct MessageId, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct MessageId(pub [u8; 16]);
+impl Default for MessageId { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for MessageId {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("MessageId")
+      .field("high", &self.high())
+      .field("low", &self.low())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for MessageId {}
+impl<'a> ::flatbuffers::Follow<'a> for MessageId {
+  type Inner = &'a MessageId;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a MessageId>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a MessageId {
+  type Inner = &'a MessageId;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<MessageId>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for MessageId {
+    type Output = MessageId;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const MessageId as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for MessageId {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> MessageId {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    high: u64,
+    low: u64,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_high(high);
+    s.set_low(low);
+    s
+  }
+
+  pub fn high(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_high(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn low(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_low(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 // struct OwnedQueue, aligned to 4
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -3573,6 +3701,613 @@ impl ::core::fmt::Debug for ResetOffsets<'_> {
     let mut ds = f.debug_struct("ResetOffsets");
       ds.field("group", &self.group());
       ds.field("entries", &self.entries());
+      ds.finish()
+  }
+}
+pub enum GetMessageOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// One message of the shard that is asked, by its unique id or by its position in the shard's log. With several of
+/// the same id (a producer tried again, or a retry or dead-letter topic has it too) the newest.
+pub struct GetMessage<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GetMessage<'a> {
+  type Inner = GetMessage<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GetMessage<'a> {
+  pub const VT_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_POSITION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 8;
+  pub const VT_BEFORE: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GetMessage { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GetMessageArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<GetMessage<'bldr>> {
+    let mut builder = GetMessageBuilder::new(_fbb);
+    builder.add_before(args.before);
+    builder.add_position(args.position);
+    builder.add_topic(args.topic);
+    if let Some(x) = args.id { builder.add_id(x); }
+    builder.finish()
+  }
+
+
+  /// Absent: by position.
+  #[inline]
+  pub fn id(&self) -> Option<&'a MessageId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<MessageId>(GetMessage::VT_ID, None)}
+  }
+  /// Without an id: where the record begins.
+  #[inline]
+  pub fn position(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GetMessage::VT_POSITION, Some(0)).unwrap()}
+  }
+  /// Only if it is of this topic; 0: of any.
+  #[inline]
+  pub fn topic(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(GetMessage::VT_TOPIC, Some(0)).unwrap()}
+  }
+  /// Only below this position: `next` of the answer before; 0: all.
+  #[inline]
+  pub fn before(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GetMessage::VT_BEFORE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GetMessage<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<MessageId>("id", Self::VT_ID, false)?
+     .visit_field::<u64>("position", Self::VT_POSITION, false)?
+     .visit_field::<u32>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<u64>("before", Self::VT_BEFORE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GetMessageArgs<'a> {
+    pub id: Option<&'a MessageId>,
+    pub position: u64,
+    pub topic: u32,
+    pub before: u64,
+}
+impl<'a> Default for GetMessageArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GetMessageArgs {
+      id: None,
+      position: 0,
+      topic: 0,
+      before: 0,
+    }
+  }
+}
+
+pub struct GetMessageBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetMessageBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_id(&mut self, id: &MessageId) {
+    self.fbb_.push_slot_always::<&MessageId>(GetMessage::VT_ID, id);
+  }
+  #[inline]
+  pub fn add_position(&mut self, position: u64) {
+    self.fbb_.push_slot::<u64>(GetMessage::VT_POSITION, position, 0);
+  }
+  #[inline]
+  pub fn add_topic(&mut self, topic: u32) {
+    self.fbb_.push_slot::<u32>(GetMessage::VT_TOPIC, topic, 0);
+  }
+  #[inline]
+  pub fn add_before(&mut self, before: u64) {
+    self.fbb_.push_slot::<u64>(GetMessage::VT_BEFORE, before, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GetMessageBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GetMessageBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GetMessage<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GetMessage<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GetMessage");
+      ds.field("id", &self.id());
+      ds.field("position", &self.position());
+      ds.field("topic", &self.topic());
+      ds.field("before", &self.before());
+      ds.finish()
+  }
+}
+pub enum GetMessageAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The run holds the record, unless `next` says that the search goes on.
+pub struct GetMessageAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GetMessageAnswer<'a> {
+  type Inner = GetMessageAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GetMessageAnswer<'a> {
+  pub const VT_NEXT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_UNREADABLE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GetMessageAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GetMessageAnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<GetMessageAnswer<'bldr>> {
+    let mut builder = GetMessageAnswerBuilder::new(_fbb);
+    builder.add_next(args.next);
+    if let Some(x) = args.topic { builder.add_topic(x); }
+    builder.add_unreadable(args.unreadable);
+    builder.finish()
+  }
+
+
+  /// Not 0: nothing was found from this position on, as far as a request goes; ask again with it in `before`.
+  #[inline]
+  pub fn next(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GetMessageAnswer::VT_NEXT, Some(0)).unwrap()}
+  }
+  /// Segments and records among those searched that could not be read: it may be there.
+  #[inline]
+  pub fn unreadable(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(GetMessageAnswer::VT_UNREADABLE, Some(0)).unwrap()}
+  }
+  /// Name of the record's topic.
+  #[inline]
+  pub fn topic(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(GetMessageAnswer::VT_TOPIC, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GetMessageAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("next", Self::VT_NEXT, false)?
+     .visit_field::<u32>("unreadable", Self::VT_UNREADABLE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("topic", Self::VT_TOPIC, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GetMessageAnswerArgs<'a> {
+    pub next: u64,
+    pub unreadable: u32,
+    pub topic: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for GetMessageAnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GetMessageAnswerArgs {
+      next: 0,
+      unreadable: 0,
+      topic: None,
+    }
+  }
+}
+
+pub struct GetMessageAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetMessageAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_next(&mut self, next: u64) {
+    self.fbb_.push_slot::<u64>(GetMessageAnswer::VT_NEXT, next, 0);
+  }
+  #[inline]
+  pub fn add_unreadable(&mut self, unreadable: u32) {
+    self.fbb_.push_slot::<u32>(GetMessageAnswer::VT_UNREADABLE, unreadable, 0);
+  }
+  #[inline]
+  pub fn add_topic(&mut self, topic: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GetMessageAnswer::VT_TOPIC, topic);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GetMessageAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GetMessageAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GetMessageAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GetMessageAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GetMessageAnswer");
+      ds.field("next", &self.next());
+      ds.field("unreadable", &self.unreadable());
+      ds.field("topic", &self.topic());
+      ds.finish()
+  }
+}
+pub enum FindMessagesOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Messages of the shard that is asked that have a key, the newest first. The first four keys of a message are found.
+pub struct FindMessages<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FindMessages<'a> {
+  type Inner = FindMessages<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FindMessages<'a> {
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_BEGIN_MS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_END_MS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MAX_RECORDS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_BEFORE: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FindMessages { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FindMessagesArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<FindMessages<'bldr>> {
+    let mut builder = FindMessagesBuilder::new(_fbb);
+    builder.add_before(args.before);
+    builder.add_end_ms(args.end_ms);
+    builder.add_begin_ms(args.begin_ms);
+    builder.add_max_records(args.max_records);
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_topic(args.topic);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn topic(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FindMessages::VT_TOPIC, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn key(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(FindMessages::VT_KEY, None).unwrap()}
+  }
+  /// Stored at or after this.
+  #[inline]
+  pub fn begin_ms(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(FindMessages::VT_BEGIN_MS, Some(0)).unwrap()}
+  }
+  /// Stored before this.
+  #[inline]
+  pub fn end_ms(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(FindMessages::VT_END_MS, Some(9223372036854775807)).unwrap()}
+  }
+  /// Most records in an answer, at most `FIND_RECORDS_MAX`.
+  #[inline]
+  pub fn max_records(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FindMessages::VT_MAX_RECORDS, Some(32)).unwrap()}
+  }
+  /// Only below this position: `next` of the answer before; 0: all.
+  #[inline]
+  pub fn before(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(FindMessages::VT_BEFORE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for FindMessages<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("key", Self::VT_KEY, true)?
+     .visit_field::<i64>("begin_ms", Self::VT_BEGIN_MS, false)?
+     .visit_field::<i64>("end_ms", Self::VT_END_MS, false)?
+     .visit_field::<u32>("max_records", Self::VT_MAX_RECORDS, false)?
+     .visit_field::<u64>("before", Self::VT_BEFORE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FindMessagesArgs<'a> {
+    pub topic: u32,
+    pub key: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub begin_ms: i64,
+    pub end_ms: i64,
+    pub max_records: u32,
+    pub before: u64,
+}
+impl<'a> Default for FindMessagesArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    FindMessagesArgs {
+      topic: 0,
+      key: None, // required field
+      begin_ms: 0,
+      end_ms: 9223372036854775807,
+      max_records: 32,
+      before: 0,
+    }
+  }
+}
+
+pub struct FindMessagesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FindMessagesBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_topic(&mut self, topic: u32) {
+    self.fbb_.push_slot::<u32>(FindMessages::VT_TOPIC, topic, 0);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(FindMessages::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_begin_ms(&mut self, begin_ms: i64) {
+    self.fbb_.push_slot::<i64>(FindMessages::VT_BEGIN_MS, begin_ms, 0);
+  }
+  #[inline]
+  pub fn add_end_ms(&mut self, end_ms: i64) {
+    self.fbb_.push_slot::<i64>(FindMessages::VT_END_MS, end_ms, 9223372036854775807);
+  }
+  #[inline]
+  pub fn add_max_records(&mut self, max_records: u32) {
+    self.fbb_.push_slot::<u32>(FindMessages::VT_MAX_RECORDS, max_records, 32);
+  }
+  #[inline]
+  pub fn add_before(&mut self, before: u64) {
+    self.fbb_.push_slot::<u64>(FindMessages::VT_BEFORE, before, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FindMessagesBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FindMessagesBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FindMessages<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, FindMessages::VT_KEY,"key");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FindMessages<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FindMessages");
+      ds.field("topic", &self.topic());
+      ds.field("key", &self.key());
+      ds.field("begin_ms", &self.begin_ms());
+      ds.field("end_ms", &self.end_ms());
+      ds.field("max_records", &self.max_records());
+      ds.field("before", &self.before());
+      ds.finish()
+  }
+}
+pub enum FindMessagesAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The run holds the records, by falling position.
+pub struct FindMessagesAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FindMessagesAnswer<'a> {
+  type Inner = FindMessagesAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FindMessagesAnswer<'a> {
+  pub const VT_RECORDS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NEXT: ::flatbuffers::VOffsetT = 6;
+  pub const VT_UNREADABLE: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FindMessagesAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FindMessagesAnswerArgs
+  ) -> ::flatbuffers::WIPOffset<FindMessagesAnswer<'bldr>> {
+    let mut builder = FindMessagesAnswerBuilder::new(_fbb);
+    builder.add_next(args.next);
+    builder.add_unreadable(args.unreadable);
+    builder.add_records(args.records);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn records(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FindMessagesAnswer::VT_RECORDS, Some(0)).unwrap()}
+  }
+  /// Not 0: this is everything from this position on; ask again with it in `before` for more.
+  #[inline]
+  pub fn next(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(FindMessagesAnswer::VT_NEXT, Some(0)).unwrap()}
+  }
+  /// Segments and records among those searched that could not be read: what they have is missing.
+  #[inline]
+  pub fn unreadable(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FindMessagesAnswer::VT_UNREADABLE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for FindMessagesAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("records", Self::VT_RECORDS, false)?
+     .visit_field::<u64>("next", Self::VT_NEXT, false)?
+     .visit_field::<u32>("unreadable", Self::VT_UNREADABLE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FindMessagesAnswerArgs {
+    pub records: u32,
+    pub next: u64,
+    pub unreadable: u32,
+}
+impl<'a> Default for FindMessagesAnswerArgs {
+  #[inline]
+  fn default() -> Self {
+    FindMessagesAnswerArgs {
+      records: 0,
+      next: 0,
+      unreadable: 0,
+    }
+  }
+}
+
+pub struct FindMessagesAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FindMessagesAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_records(&mut self, records: u32) {
+    self.fbb_.push_slot::<u32>(FindMessagesAnswer::VT_RECORDS, records, 0);
+  }
+  #[inline]
+  pub fn add_next(&mut self, next: u64) {
+    self.fbb_.push_slot::<u64>(FindMessagesAnswer::VT_NEXT, next, 0);
+  }
+  #[inline]
+  pub fn add_unreadable(&mut self, unreadable: u32) {
+    self.fbb_.push_slot::<u32>(FindMessagesAnswer::VT_UNREADABLE, unreadable, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FindMessagesAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FindMessagesAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FindMessagesAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FindMessagesAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FindMessagesAnswer");
+      ds.field("records", &self.records());
+      ds.field("next", &self.next());
+      ds.field("unreadable", &self.unreadable());
       ds.finish()
   }
 }

@@ -64,6 +64,8 @@ pub struct Summary {
     pub spoiled: u64,
     /// See `indexes`.
     pub rotten: u64,
+    /// Answers that something expired.
+    pub expired: u64,
     /// Transfers from file to socket, segments retired, holes punched.
     pub transfers: u64,
     /// See `transfers`.
@@ -87,6 +89,7 @@ impl std::ops::AddAssign for Summary {
         self.indexes += other.indexes;
         self.spoiled += other.spoiled;
         self.rotten += other.rotten;
+        self.expired += other.expired;
         self.transfers += other.transfers;
         self.retired += other.retired;
         self.holes += other.holes;

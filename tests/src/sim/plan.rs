@@ -136,6 +136,8 @@ fn config(shards: u16, random: &mut Random) -> ShardConfig {
     config.snapshot_bytes = *random.pick(&[64 << 10, 256 << 10, 1 << 20]);
     config.snapshot_pause_ms = *random.pick(&[0, 100, 1000, 10_000]);
     config.index_cache_bytes = *random.pick(&[64 << 10, 128 << 10, 1 << 20]);
+    config.transfer_bytes_min = *random.pick(&[0, 1, 4 << 10, 32 << 10]);
+    config.hole_bytes_min = *random.pick(&[4 << 10, 16 << 10]);
     config.tail_cache_bytes = *random.pick(&[16 << 10, 64 << 10, 512 << 10]);
     config.async_flush_ms = *random.pick(&[20, 100, 500]);
     config.idle_mark_ms = *random.pick(&[20, 100, 500]);
@@ -169,7 +171,10 @@ fn life(hostile: bool, random: &mut Random) -> Life {
         crash_at_action: random.percent(40).then(|| random.between(1, 400)),
         end: if random.percent(50) { CrashKind::Kill } else { CrashKind::PowerLoss },
         recovery_calls: random.percent(15).then(|| random.between(1, 60)),
-        between: Between { indexes_percent: *random.pick(&[0, 0, 10, 50, 100]), rot_percent: 0 },
+        between: Between {
+            indexes_percent: *random.pick(&[0, 0, 10, 50, 100]),
+            rot_percent: *random.pick(&[0, 0, 0, 0, 0, 0, 20, 50]),
+        },
         faults,
     }
 }

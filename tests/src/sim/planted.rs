@@ -1,6 +1,7 @@
 //! Faults planted at the seam, between the core and its disk, its peers and its clients: a judge that never
 //! condemned anything proves nothing. The core itself is left as it is.
 
+use crate::sim::Summary;
 use crate::sim::disk::{Disk, Op};
 use crate::sim::random::Random;
 use crate::sim::talk::{Intent, QueueKey, Reply};
@@ -101,6 +102,18 @@ impl Bug {
     /// again from its segment; a segment that stays is only space.
     pub const HARMLESS: &'static [Bug] =
         &[Bug::IndexSometimesElsewhere, Bug::IndexForgotten, Bug::RetirementForgotten];
+}
+
+impl Bug {
+    /// Whether shards asked for what it spoils.
+    pub fn can_strike(self, asked: &Summary) -> bool {
+        match self {
+            Bug::PunchTooFar => asked.holes > 0,
+            Bug::TransferElsewhere => asked.transfers > 0,
+            Bug::RetirementForgotten => asked.retired > 0,
+            _ => true,
+        }
+    }
 }
 
 /// The bug of a run, if it has one.

@@ -62,7 +62,8 @@ impl SegmentRows {
             + pages_of(directory.len(), Section::Directory)
             + pages_of(topics.len(), Section::Topics);
         let order = entries + pages_of(messages, Section::Entries);
-        let pages = Pages { entries, order, records: count_of(self.order.len()) };
+        let (records, rows) = (count_of(self.order.len()), count_of(directory.len()));
+        let pages = Pages { entries, order, records, stretches: rows };
         Indexed { stretches: stretches.collect(), topics, pages }
     }
 

@@ -184,7 +184,8 @@ impl Header {
     pub fn pages(&self) -> super::Pages {
         let first = |section| self.extent(section).first_page;
         let (entries, order) = (first(Section::Entries), first(Section::Order));
-        super::Pages { entries, order, records: self.records }
+        let stretches = self.extent(Section::Directory).rows;
+        super::Pages { entries, order, records: self.records, stretches }
     }
 
     /// Where an [`super::Entry`] lies.

@@ -46,7 +46,7 @@ pub use header::{Extent, Header, MAGIC, Spot, VERSION};
 pub use page::check_page;
 pub use read::{DirectoryReader, read_rows, read_topics, verify};
 pub use row::{Fields, HashRow, Row, Section, Stretch, TopicRows, row, rows};
-pub use search::{Found, FoundTime, Lookup, Table, TimeSearch};
+pub use search::{Found, FoundTime, Lookup, PlaceSearch, Table, TimeSearch};
 
 /// Length of a page.
 pub const PAGE_BYTES: usize = 4096;
@@ -133,6 +133,8 @@ pub struct Pages {
     pub order: u32,
     /// Rows that the latter has.
     pub records: u32,
+    /// Rows of the directory, which begins on page 1.
+    pub stretches: u32,
 }
 
 impl Pages {

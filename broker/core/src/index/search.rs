@@ -8,8 +8,8 @@
 
 use super::filter;
 use super::header::{Extent, Header};
-use super::row::{HashRow, Row, Section, row, rows};
-use super::{Entry, ROOM_BYTES};
+use super::row::{HashRow, Row, Section, row};
+use super::{Entry, OrderRow, ROOM_BYTES};
 
 /// What is looked up by a hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Table {
 pub enum Found {
     /// It goes on when this page is there.
     Need(u32),
-    /// Places of messages that have the hash, ascending. What they really have is for the reader of the log.
+    /// Places of messages that have the hash, descending. What they really have is for the reader of the log.
     Done(Vec<u32>),
     /// This page is not a page.
     Damaged(u32),
@@ -47,24 +47,32 @@ enum Halt {
     Damaged(u32),
 }
 
-/// Looks a hash up: filter, fences, then the pages that may hold it.
+/// Looks a hash up: filter, fences, then the pages that may hold it, from the newest message down.
 #[derive(Debug)]
 pub struct Lookup {
     hash: u32,
+    /// Only places below this one.
+    below: u64,
     /// Most places in one answer.
     limit: usize,
     table: Extent,
     filter: Extent,
+    fences: Bisect,
     state: State,
     places: Vec<u32>,
 }
 
 #[derive(Debug)]
 enum State {
-    Filter(Bisect),
-    Fences(Bisect),
-    /// Rows of this page of the table are next, this one first.
-    Rows(u32, usize),
+    Filter,
+    /// For the first page whose fence is not below the hash.
+    Low(Bisect),
+    /// For the first page behind it whose fence is above the hash.
+    High(u32, Bisect),
+    /// For the end of the rows that are wanted.
+    End(Bisect),
+    /// Rows in front of this one are next.
+    Rows(u32),
     Ended,
 }
 
@@ -77,8 +85,15 @@ impl Lookup {
         };
         let fences = Bisect::new(header, fences, 0, header.extent(fences).rows);
         let (table, filter) = (header.extent(table), header.extent(filter));
-        let state = if table.rows == 0 { State::Ended } else { State::Filter(fences) };
-        Lookup { hash, limit: usize::MAX, table, filter, state, places: Vec::new() }
+        let state = if table.rows == 0 { State::Ended } else { State::Filter };
+        let (below, limit) = (u64::MAX, usize::MAX);
+        Lookup { hash, below, limit, table, filter, fences, state, places: Vec::new() }
+    }
+
+    /// Only of places below this one.
+    pub fn below(mut self, place: u64) -> Lookup {
+        self.below = place;
+        self
     }
 
     /// With an answer of at most so many places (at least one); the next step then looks for more.
@@ -94,18 +109,28 @@ impl Lookup {
 
     /// Goes on as far as the pages go that `pages` has.
     pub fn step<P: AsRef<[u8]>>(&mut self, mut pages: impl FnMut(u32) -> Option<P>) -> Found {
+        let (hash, below) = (self.hash, self.below);
         loop {
             let step = match self.state {
-                State::Filter(fences) => self.ask_filter(fences, &mut pages),
-                State::Fences(ref mut fences) => {
-                    let hash = self.hash;
-                    fences.run(&mut pages, |fence: u32| fence < hash).map(|fence| {
-                        // Equal hashes may begin at the end of the page before.
-                        self.state = State::Rows(fence.saturating_sub(1), 0);
+                State::Filter => self.ask_filter(&mut pages),
+                State::Low(ref mut fences) => {
+                    fences.run(&mut pages, |fence: u32| fence < hash).map(|low| {
+                        let fences = Bisect { low, ..self.fences };
+                        self.state = State::High(low, fences);
                     })
                 }
-                State::Rows(page, row) if self.places.len() < self.limit => {
-                    self.read_rows(page, row, &mut pages)
+                State::High(low, ref mut fences) => {
+                    fences.run(&mut pages, |fence: u32| fence <= hash).map(|high| {
+                        // Equal hashes may begin at the end of the page before.
+                        self.state = State::End(self.rows_of(low.saturating_sub(1), high));
+                    })
+                }
+                State::End(ref mut rows) => {
+                    let is_wanted = |row: HashRow| (row.hash, u64::from(row.place)) < (hash, below);
+                    rows.run(&mut pages, is_wanted).map(|end| self.state = State::Rows(end))
+                }
+                State::Rows(end) if self.places.len() < self.limit => {
+                    self.read_rows(end, &mut pages)
                 }
                 State::Rows(..) | State::Ended => {
                     return Found::Done(std::mem::take(&mut self.places));
@@ -121,47 +146,95 @@ impl Lookup {
 
     fn ask_filter<P: AsRef<[u8]>>(
         &mut self,
-        fences: Bisect,
         pages: &mut impl FnMut(u32) -> Option<P>,
     ) -> Result<(), Halt> {
         let page = self.filter.first_page + filter::page_of(self.hash, self.filter.rows);
         let room = fetch(page, pages)?;
         let may_hold = filter::may_hold(room.as_ref(), self.hash).ok_or(Halt::Damaged(page))?;
-        self.state = if may_hold { State::Fences(fences) } else { State::Ended };
+        self.state = if may_hold { State::Low(self.fences) } else { State::Ended };
         Ok(())
     }
 
+    /// The rows of these pages of the table.
+    fn rows_of(&self, from: u32, to: u32) -> Bisect {
+        let per_page = Section::Ids.per_page();
+        let row = |page: u32| page.saturating_mul(per_page).min(self.table.rows);
+        let first_page = self.table.first_page;
+        Bisect { first_page, per_page, low: row(from), high: row(to) }
+    }
+
+    /// Takes rows from a page, the last before `end` first.
     fn read_rows<P: AsRef<[u8]>>(
         &mut self,
-        number: u32,
-        first: usize,
+        end: u32,
         pages: &mut impl FnMut(u32) -> Option<P>,
     ) -> Result<(), Halt> {
-        let per_page = Section::Ids.per_page();
-        // Saturated, it is beyond all rows.
-        let before = number.saturating_mul(per_page);
-        if before >= self.table.rows {
+        let Some(last) = end.checked_sub(1) else {
             self.state = State::Ended;
             return Ok(());
-        }
-        let count = (self.table.rows - before).min(per_page) as usize;
-        let page = self.table.first_page + number;
+        };
+        let per_page = Section::Ids.per_page();
+        let page = self.table.first_page + last / per_page;
         let room = fetch(page, pages)?;
-        for (n, row) in rows::<HashRow>(room.as_ref(), count).enumerate().skip(first) {
-            if row.hash > self.hash {
+        let begin = last / per_page * per_page;
+        for number in (begin..end).rev() {
+            let found: HashRow =
+                row(room.as_ref(), (number - begin) as usize).ok_or(Halt::Damaged(page))?;
+            if found.hash != self.hash {
                 self.state = State::Ended;
                 return Ok(());
             }
-            if row.hash == self.hash {
-                if self.places.len() == self.limit {
-                    self.state = State::Rows(number, n);
-                    return Ok(());
-                }
-                self.places.push(row.place);
+            if self.places.len() == self.limit {
+                self.state = State::Rows(number + 1);
+                return Ok(());
             }
+            self.places.push(found.place);
         }
-        self.state = State::Rows(number + 1, 0);
+        self.state = State::Rows(begin);
         Ok(())
+    }
+}
+
+/// Whether a record begins at a place.
+#[derive(Debug)]
+pub struct PlaceSearch {
+    place: u32,
+    order: Extent,
+    bisect: Bisect,
+}
+
+impl PlaceSearch {
+    /// Of a place in an index.
+    pub fn new(header: &Header, place: u32) -> PlaceSearch {
+        let bisect = Bisect::new(header, Section::Order, 0, header.records);
+        PlaceSearch { place, order: header.extent(Section::Order), bisect }
+    }
+
+    /// Goes on as far as the pages go that `pages` has; answers the place, or none.
+    pub fn step<P: AsRef<[u8]>>(&mut self, mut pages: impl FnMut(u32) -> Option<P>) -> Found {
+        match self.find(&mut pages) {
+            Ok(true) => Found::Done(vec![self.place]),
+            Ok(false) => Found::Done(Vec::new()),
+            Err(Halt::Need(page)) => Found::Need(page),
+            Err(Halt::Damaged(page)) => Found::Damaged(page),
+        }
+    }
+
+    fn find<P: AsRef<[u8]>>(
+        &mut self,
+        pages: &mut impl FnMut(u32) -> Option<P>,
+    ) -> Result<bool, Halt> {
+        let place = self.place;
+        let number = self.bisect.run(pages, |row: OrderRow| row.place < place)?;
+        if number >= self.order.rows {
+            return Ok(false);
+        }
+        let per_page = Section::Order.per_page();
+        let page = self.order.first_page + number / per_page;
+        let room = fetch(page, pages)?;
+        let found: OrderRow =
+            row(room.as_ref(), (number % per_page) as usize).ok_or(Halt::Damaged(page))?;
+        Ok(found.place == place)
     }
 }
 
@@ -271,6 +344,7 @@ mod tests {
     fn model(pairs: &[(u32, u32)], hash: u32) -> Vec<u32> {
         let mut places: Vec<u32> = pairs.iter().filter(|p| p.0 == hash).map(|p| p.1).collect();
         places.sort_unstable();
+        places.reverse();
         places
     }
 
@@ -289,7 +363,10 @@ mod tests {
             let mut once = asked.clone();
             once.dedup();
             assert_eq!(once, asked, "no page is read twice");
-            assert!(asked.len() <= 5 + places.len() / 511, "{asked:?} for {}", places.len());
+            // A bisection over the pages that begin with the hash.
+            let pages = places.len() / 511;
+            let most = 6 + pages + (pages as u32 + 1).ilog2() as usize;
+            assert!(asked.len() <= most, "{asked:?} for {}", places.len());
             // In portions.
             let mut lookup = Lookup::new(&header, table, hash).at_most(100);
             let mut cache = PageCache::new(1 << 20);
@@ -300,6 +377,13 @@ mod tests {
                 portions.extend(places);
             }
             assert_eq!(portions, expected);
+            // From the middle down.
+            if let Some(middle) = expected.get(expected.len() / 2) {
+                let mut lookup = Lookup::new(&header, table, hash).below(u64::from(*middle));
+                let (places, _) = find(&mut lookup, &file, &mut cache);
+                let below = expected.iter().position(|place| place < middle);
+                assert_eq!(places, expected[below.unwrap_or(expected.len())..]);
+            }
         }
     }
 
@@ -396,6 +480,38 @@ mod tests {
                 assert!(asked <= 6, "{asked}");
             }
             first_entry += entries.len() as u32;
+        }
+    }
+
+    #[test]
+    fn a_place_is_where_a_record_begins() {
+        for records in [0, 1, 340, 341, 342, 9_000] {
+            let rows = segment(17, Shape { records, queues: 2, gap_after: 0, keys: 0 });
+            let file = rows.encode();
+            let header = Header::of_file(&file).unwrap();
+            let places: Vec<u32> = rows.order.iter().map(|row| row.place).collect();
+            let some = places.iter().step_by(89).flat_map(|place| [*place, place ^ 1, place + 1]);
+            for place in some.chain([0, u32::MAX]).chain(places.last().copied()) {
+                let mut search = PlaceSearch::new(&header, place);
+                let mut held = None;
+                let mut asked = 0;
+                let found = loop {
+                    match search.step(|page| {
+                        held.and_then(|(number, room)| (number == page).then_some::<&[u8]>(room))
+                    }) {
+                        Found::Done(found) => break found,
+                        Found::Damaged(page) => panic!("page {page}"),
+                        Found::Need(page) => {
+                            asked += 1;
+                            let begin = page as usize * PAGE_BYTES;
+                            held = Some((page, &file[begin..begin + ROOM_BYTES]));
+                        }
+                    }
+                };
+                let is_there = places.binary_search(&place).is_ok();
+                assert_eq!(found, if is_there { vec![place] } else { Vec::new() });
+                assert!(asked <= 7, "{asked}");
+            }
         }
     }
 

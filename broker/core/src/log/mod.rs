@@ -292,6 +292,21 @@ impl<M: Memory> Log<M> {
         self.segments.get(number.checked_sub(first)? as usize).copied()
     }
 
+    /// Segments with records that begin in front of a position, the newest first.
+    pub(crate) fn segments_below(&self, position: u64) -> impl Iterator<Item = Segment> {
+        let active = self.rows.base;
+        let is_behind = move |segment: &Segment| segment.base >= position || segment.base > active;
+        self.segments.iter().rev().copied().skip_while(is_behind)
+    }
+
+    /// Rows of the active segment, or of one that nobody took to be indexed yet.
+    pub(crate) fn rows_of(&self, base: u64) -> Option<&SegmentRows> {
+        if self.rows.base == base {
+            return Some(&self.rows);
+        }
+        self.sealed.iter().map(|sealed| &sealed.rows).find(|rows| rows.base == base)
+    }
+
     /// The index of a segment is there.
     pub(crate) fn indexed(&mut self, number: u32, pages: Pages) {
         if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {

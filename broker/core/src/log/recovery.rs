@@ -122,7 +122,9 @@ pub(crate) fn recover(
                     break 'segments;
                 }
                 Found::Nothing(what) => {
-                    if clean.as_ref().is_none_or(|clean| clean.end < end)
+                    // Below the snapshot everything was durable.
+                    if end >= from
+                        && clean.as_ref().is_none_or(|clean| clean.end < end)
                         && scan.durable_end(files, &segments, end)? <= end
                     {
                         torn = true;

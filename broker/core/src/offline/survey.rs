@@ -6,7 +6,9 @@
 //! - nothing is judged before the end: the highest `flushed` may lie in the last unit.
 
 use super::walk::{Damage, Event};
-use ringmq_schema::record::Kind;
+use crate::hole::{Hole, Holes};
+use crate::snapshot::{self, Item};
+use ringmq_schema::record::{Kind, RecordRef};
 use std::collections::BTreeMap;
 
 /// What one segment holds.
@@ -66,6 +68,8 @@ pub struct Report {
     pub segments: Vec<SegmentCount>,
     /// By rising position.
     pub losses: Vec<Loss>,
+    /// Bytes given back by holes in front of the durable end: they held nothing that was still kept.
+    pub hole_bytes: u64,
     /// W: up to here the log was durable at least.
     pub flushed: u64,
     /// Where the log ends, a torn tail not counted.
@@ -111,6 +115,7 @@ pub struct Survey {
     queues: BTreeMap<(u32, u32), QueuePlace>,
     /// Zeros to the end of a segment that are not the end of a damage.
     free: Vec<(u64, u64)>,
+    holes: Holes,
 }
 
 impl Survey {
@@ -132,6 +137,9 @@ impl Survey {
                     }
                 } else if let Some(found) = self.found.last_mut() {
                     found.loss.readable_records += 1;
+                }
+                if sound {
+                    self.take_holes(&record);
                 }
                 if message {
                     let queue = (header.topic.get(), header.queue.get());
@@ -168,6 +176,22 @@ impl Survey {
                     self.free.push((from, to));
                 }
             }
+        }
+    }
+
+    /// Holes stand in records of their own and in snapshots.
+    fn take_holes(&mut self, record: &RecordRef<'_>) {
+        let kind = record.header.prefix.kind;
+        if kind == Kind::Hole as u8 {
+            Hole::read(record.payload).into_iter().for_each(|hole| self.holes.insert(hole));
+        } else if kind == Kind::Snapshot as u8 {
+            let holes = &mut self.holes;
+            // A slice that does not parse is for recovery to refuse.
+            let _ = snapshot::read(record.payload, |item| {
+                if let Item::Hole(hole) = item {
+                    holes.insert(hole);
+                }
+            });
         }
     }
 
@@ -261,6 +285,13 @@ impl Survey {
         if self.free.iter().any(|&(from, _)| from < flushed) {
             self.settle_free();
         }
+        let (holes, mut hole_bytes) = (std::mem::take(&mut self.holes), 0);
+        self.found.retain(|Found { loss, nature }| {
+            let Damage { from, to, .. } = loss.damage;
+            let is_hole = *nature == Nature::Bytes && to <= flushed && holes.cover(from, to);
+            hole_bytes += if is_hole { to - from } else { 0 };
+            !is_hole
+        });
         let cut = self.found.iter().filter(|found| found.nature == Nature::Bytes);
         let cut = cut.map(|found| found.loss.damage.from).filter(|&from| from >= flushed).min();
         let mut losses = Vec::with_capacity(self.found.len());
@@ -278,7 +309,7 @@ impl Survey {
         losses.sort_by_key(|loss| loss.damage.from);
         let start = self.segments.first().map_or(0, |first| first.base);
         let end = cut.or(last_unit).unwrap_or(start);
-        Report { segments: self.segments, losses, flushed, end }
+        Report { segments: self.segments, losses, hole_bytes, flushed, end }
     }
 }
 

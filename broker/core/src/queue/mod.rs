@@ -159,13 +159,8 @@ impl Queue {
     }
 
     /// Takes over what a snapshot says. Records behind its beginning may have been seen already.
-    /// With `is_damaged` the first may be lost that was there; otherwise what is missing has expired.
-    pub(crate) fn restore(&mut self, state: &QueueState, is_damaged: bool) {
-        let is_new = self.next == 0;
-        self.min = match is_damaged && !is_new {
-            true => self.min.min(state.min),
-            false => self.min.max(state.min),
-        };
+    pub(crate) fn restore(&mut self, state: &QueueState) {
+        self.min = self.min.max(state.min);
         self.next = self.next.max(state.next);
         self.last_store_ms = self.last_store_ms.max(state.last_store_ms);
     }
@@ -242,6 +237,7 @@ impl Queue {
     }
 
     /// First visible offset in memory whose record was stored at or after `ms`; the high watermark if none was.
+    /// Right for the whole queue when everything on disk was stored before.
     pub(crate) fn offset_at(&self, ms: i64) -> u64 {
         let is_before = |entry: &Entry| entry.latest_ms < ms;
         let at = self.chunks.partition_point(|c| c.entries().last().is_some_and(is_before));

@@ -7,9 +7,11 @@ mod admin;
 mod fetch;
 mod group;
 mod locate;
+mod lookup;
 mod offsets;
 mod open;
 mod produce;
+mod punching;
 mod registry;
 mod replay;
 mod retention;
@@ -31,6 +33,8 @@ use crate::registry::Registry;
 use crate::route::TopicRoutes;
 use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
 use fetch::Fetches;
+use lookup::Lookups;
+use punching::Punching;
 use registry::HomeState;
 use retention::Retention;
 use ringmq_schema::build::FrameBuilder;
@@ -59,6 +63,7 @@ pub struct Shard<M: Memory> {
     groups_looked_at_us: u64,
     groups_to_reconcile: BTreeSet<u32>,
     fetches: Fetches,
+    lookups: Lookups<M::Block>,
     waiting: Waiting,
     snapshots: Snapshots,
     sealing: Sealing,
@@ -66,6 +71,9 @@ pub struct Shard<M: Memory> {
     index_pages: PageCache,
     scratch: Vec<Entry>,
     retention: Retention,
+    punching: Punching,
+    /// Time of the step under way.
+    last_step: Now,
     frames: FrameBuilder,
     figures: Figures,
     damage: Vec<Fenced>,
@@ -115,6 +123,7 @@ type Handled = Result<(), Refuse>;
 impl<M: Memory> Shard<M> {
     /// One step: takes `input` at `now`, leaves in `out` what is to be done.
     pub fn handle(&mut self, now: Now, input: Input<'_, M::Block>, out: &mut Outbox<M::Block>) {
+        self.last_step = now;
         match input {
             Input::Request { connection, frame } => self.request(now, connection, frame, out),
             Input::TurnEnd => {
@@ -138,13 +147,21 @@ impl<M: Memory> Shard<M> {
             Input::SegmentReady { base, result: Err(_) } => self.log.segment_failed(base, now),
             Input::Written { result: Err(error), .. }
             | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
+            Input::Read { read, result } | Input::IndexRead { read, result }
+                if self.lookups.owns(read) =>
+            {
+                self.lookup_read(read, result, out);
+            }
             Input::Read { read, result } => self.fetch_read(read, result, now, out),
             Input::IndexWritten { base, result } => {
                 self.index_written(base, result, now);
                 self.settle(now, out);
             }
+            Input::IndexRead { read, result } if Self::is_punching_read(read) => {
+                self.punching_read(result, out);
+            }
             Input::IndexRead { read, result } => self.index_read(read, result, now, out),
-            Input::Punched { .. } => {}
+            Input::Punched { .. } => self.punched(),
             Input::Peer { from, message } => {
                 self.peer(from, message, now, out);
                 self.log.pump(now, out);
@@ -167,9 +184,11 @@ impl<M: Memory> Shard<M> {
         let log = self.log.next_wake();
         let fetches = self.fetches.next_due();
         let groups = self.groups_wake();
+        let lookups = self.lookups.next_wake();
         let sealing = self.sealing.next_wake();
         let snapshot = self.snapshots.is_under_way().then_some(0);
-        log.into_iter().chain(fetches).chain(groups).chain(sealing).chain(snapshot).min()
+        let own = sealing.into_iter().chain(snapshot).chain(lookups);
+        log.into_iter().chain(fetches).chain(groups).chain(own).min()
     }
 
     /// Whether the epoch has begun durably and (home shard) the registry agrees on all shards. A broker
@@ -271,6 +290,8 @@ impl<M: Memory> Shard<M> {
             Opcode::CommitOffsets => self.commit_offsets(now, asker, frame.table, out),
             Opcode::QueryOffsets => self.query_offsets(asker, frame.table, out),
             Opcode::SearchOffsets => self.search_offsets(asker, frame.table, out),
+            Opcode::GetMessage => self.get_message(asker, frame.table, out),
+            Opcode::FindMessages => self.find_messages(asker, frame.table, out),
             Opcode::ResetOffsets => self.reset_offsets(now, asker, frame.table, out),
             Opcode::GroupHeartbeat => self.group_heartbeat(now, asker, frame.table, out),
             Opcode::GroupLeave => self.group_leave(now, asker, frame.table, out),
@@ -378,6 +399,7 @@ impl<M: Memory> Shard<M> {
 
     fn connection_closed(&mut self, connection: ConnectionId, now: Now) {
         self.close_fetches(connection);
+        self.close_lookups(connection);
         for group in self.groups.values_mut() {
             group.connection_closed(connection, now.mono_us);
         }
@@ -407,6 +429,7 @@ impl<M: Memory> Shard<M> {
         self.wake_fetches(woken, out);
         self.step_sealing(now, out);
         self.step_snapshot(now, out);
+        self.step_lookups(out);
         self.step_retention(now, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;
         self.log.sync_if_due(wanted, now, out);
@@ -421,6 +444,7 @@ impl<M: Memory> Shard<M> {
         }
         self.stopping = true;
         self.end_fetches(out);
+        self.end_lookups(out);
         self.end_heartbeats(out);
         self.finish_snapshot(now, out);
         self.log.pump(now, out);

@@ -1,14 +1,15 @@
 //! Offsets: commit, query, search by time, reset; and ownership as the queue's shard keeps it.
 
+use super::lookup::Time;
 use super::waiting::Then;
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
-use crate::peer::{Ownership, PeerMessage, QueueId, member_id, member_of};
+use crate::peer::{Ownership, QueueId, member_id, member_of};
 use crate::seam::{Memory, Now, Outbox};
 use crate::state::{self, Committed};
 use ringmq_schema::consume::{
     CommitEntry, CommitOffsets, CommitOffsetsAnswer, CommitOffsetsAnswerArgs, CommitResult,
-    FoundOffset, QueryOffsets, QueryOffsetsAnswer, QueryOffsetsAnswerArgs, QueueOffsets,
-    ResetOffsets, SearchOffsets, SearchOffsetsAnswer, SearchOffsetsAnswerArgs,
+    QueryOffsets, QueryOffsetsAnswer, QueryOffsetsAnswerArgs, QueueOffsets, ResetOffsets,
+    SearchOffsets,
 };
 use ringmq_schema::error::Status;
 use ringmq_schema::limits::QUEUES_PER_REQUEST_MAX;
@@ -212,24 +213,22 @@ impl<M: Memory> Shard<M> {
         let request = read::<SearchOffsets<'_>>(table)?;
         let queues = request.queues().ok_or_else(nothing)?;
         check_count(queues.len())?;
-        let found: Vec<FoundOffset> = queues
+        let wanted = queues
             .iter()
             .map(|wanted| {
                 let id = QueueId { topic: wanted.topic(), queue: wanted.queue() };
                 let status = self.readable(id).err().map_or(Status::Ok, |refused| refused.status);
-                let offset = self.queues.get(id).map_or(0, |queue| match wanted.at_ms() {
-                    FIRST => queue.min,
-                    LAST => queue.visible,
-                    ms => queue.offset_at(ms),
-                });
-                FoundOffset::new(id.topic, id.queue, offset, status.code(), 0, 0)
+                let known = match (self.queues.get(id), wanted.at_ms()) {
+                    (None, _) => 0,
+                    (Some(queue), FIRST) => queue.min,
+                    (Some(queue), LAST) => queue.visible,
+                    (Some(_), at_ms) if status == Status::Ok => return Time::new(id, at_ms),
+                    (Some(_), _) => 0,
+                };
+                Time::known(id, known, status)
             })
             .collect();
-        self.answer(asker, out, |fbb| {
-            let queues = Some(fbb.create_vector(&found));
-            SearchOffsetsAnswer::create(fbb, &SearchOffsetsAnswerArgs { queues })
-        });
-        Ok(())
+        self.search_times(asker, wanted, out)
     }
 
     /// The group's shard gives a queue of this shard an owner.
@@ -249,13 +248,16 @@ impl<M: Memory> Shard<M> {
             let progress = self.offsets.get(group, queue);
             let known =
                 Ownership { group, queue, member: progress.owner, generation: progress.generation };
-            let message = PeerMessage::Assigned { ownership: known, accepted: false };
-            self.tell(from, message, now, out);
+            // promise: one-owner. What is known may not be durable yet: a member that was told of a generation
+            // which a power loss takes back would share it with another.
+            let then = Then::Assigned { to: from, ownership: known, accepted: false };
+            self.waiting.push(self.log.appended(), true, then);
+            self.answer_waiting(now, out);
             return;
         }
         let payload = state::write_owner(&ownership);
         let end = self.log.append_state(Kind::Owner, &payload, true, now, out);
-        self.waiting.push(end, true, Then::Assigned { to: from, ownership });
+        self.waiting.push(end, true, Then::Assigned { to: from, ownership, accepted: true });
         // Whoever fetches under the old generation is to learn of it.
         if let Some(slot) = self.queues.slot(queue) {
             let waiting = std::mem::take(&mut self.queues.at_mut(slot).waiting);

@@ -2,6 +2,8 @@
 
 use super::Shard;
 use super::fetch::Fetches;
+use super::lookup::Lookups;
+use super::punching::Punching;
 use super::registry::HomeState;
 use super::replay::Tables;
 use super::retention::Retention;
@@ -76,8 +78,9 @@ impl<M: Memory> Shard<M> {
         let recovered = recovery::recover(&config, files, &mut tables)?;
         let Recovered { mut segments, end, epoch, snapshot, records, torn_bytes, fenced, named } =
             recovered;
-        tables.finish(&fenced)?;
-        let Tables { mut queues, registry, offsets, rows, touched, topics, indexes, .. } = tables;
+        let fenced = tables.finish(fenced, &segments)?;
+        let Tables { mut queues, registry, offsets, rows, touched, topics, indexes, holes, .. } =
+            tables;
         for (number, pages) in indexes {
             segments[number as usize].index = Some(pages);
         }
@@ -93,6 +96,8 @@ impl<M: Memory> Shard<M> {
             index_pages: PageCache::new(config.index_cache_bytes.max(INDEX_CACHE_BYTES_MIN)),
             scratch: Vec::new(),
             retention: Retention::new(topics),
+            punching: Punching::new(holes),
+            last_step: now,
             home: is_home.then(|| HomeState::new(config.shards, registry.version())),
             config,
             queues,
@@ -104,6 +109,7 @@ impl<M: Memory> Shard<M> {
             groups_looked_at_us: now.mono_us,
             groups_to_reconcile: BTreeSet::new(),
             fetches: Fetches::default(),
+            lookups: Lookups::default(),
             waiting: Waiting::default(),
             frames: FrameBuilder::new(),
             figures,

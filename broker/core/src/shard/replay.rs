@@ -9,6 +9,7 @@ use super::retention::SegmentTopics;
 use super::sealing::Sealing;
 use crate::config::ShardConfig;
 use crate::consume::offsets::Offsets;
+use crate::hole::{Hole, Holes};
 use crate::index::{
     DirectoryReader, Entry, Header, IndexError, PAGE_BYTES, Pages, QueueRows, Section, SegmentRows,
 };
@@ -22,7 +23,7 @@ use crate::snapshot::{self, Item};
 use crate::state;
 use ringmq_schema::placement::shard_of_queue;
 use ringmq_schema::record::{HEADER_BYTES, Kind, RecordHeader, RecordRef};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// See the module.
 pub(super) struct Tables {
@@ -48,12 +49,13 @@ pub(super) struct Tables {
     /// The log is there from its very beginning.
     is_whole: bool,
     is_damaged: bool,
+    /// By slot: first offset that was there when the snapshot was taken.
+    first_known: BTreeMap<u32, u64>,
     /// Segments were taken from their indexes, which leave out topics that are gone.
     has_index: bool,
-    /// By topic, where offsets were missing behind such a segment.
-    gaps: BTreeMap<u32, u64>,
     /// What the files held when recovery began is durable.
     is_synced: bool,
+    pub(super) holes: Holes,
     /// Slots with a record behind the last damage.
     seen: BTreeSet<u32>,
 }
@@ -77,21 +79,25 @@ impl Tables {
             has_state: false,
             is_whole: false,
             is_damaged: false,
+            first_known: BTreeMap::new(),
             has_index: false,
-            gaps: BTreeMap::new(),
             is_synced: false,
+            holes: Holes::default(),
             seen: BTreeSet::new(),
         }
     }
 
     /// Everything was read. What indexes say of topics that are gone goes; after damage queues without a record
     /// behind it may have lost some, and their offsets with them.
-    pub(super) fn finish(&mut self, fenced: &[Fenced]) -> Result<(), OpenError> {
+    /// Returns what is damage and no hole.
+    pub(super) fn finish(
+        &mut self,
+        mut fenced: Vec<Fenced>,
+        segments: &VecDeque<Segment>,
+    ) -> Result<Vec<Fenced>, OpenError> {
+        self.keep_expired(segments);
+        fenced.retain(|range| !self.holes.cover(range.from, range.to));
         let gone = |topic: &u32| self.registry.is_deleted(*topic);
-        if let Some((_, position)) = self.gaps.iter().find(|(topic, _)| !gone(topic)) {
-            let what = "its queue offset does not follow the one before".to_owned();
-            return Err(OpenError::Impossible { position: *position, what });
-        }
         let topics: BTreeSet<u32> = self.queues.topics().filter(gone).collect();
         for topic in topics {
             self.queues.forget_topic(topic);
@@ -106,7 +112,20 @@ impl Tables {
         let bytes: u64 = fenced.iter().map(|range| range.to - range.from).sum();
         let most = bytes / HEADER_BYTES as u64;
         if most == 0 {
-            return Ok(());
+            return Ok(fenced);
+        }
+        // What is missing in front may be lost, and need not have expired.
+        for (slot, first) in &self.first_known {
+            let queue = self.queues.at_mut(*slot);
+            queue.min = queue.min.min(*first);
+        }
+        // Also those of which nothing else is known: all their records may have lain there.
+        for topic in self.registry.topics() {
+            for queue in 0..topic.settings.read_queues.max(topic.settings.write_queues) {
+                if shard_of_queue(topic.id, queue, self.shards) == self.shard {
+                    self.queues.slot_or_new(QueueId { topic: topic.id, queue });
+                }
+            }
         }
         for slot in 0..self.queues.slots() {
             if !self.seen.contains(&slot) {
@@ -114,7 +133,26 @@ impl Tables {
                 queue.skip_to(queue.next + most);
             }
         }
-        Ok(())
+        Ok(fenced)
+    }
+
+    /// What had expired when a hole was made has expired for good, and holes of segments that are gone are none.
+    fn keep_expired(&mut self, segments: &VecDeque<Segment>) {
+        let holes = std::mem::take(&mut self.holes);
+        for hole in holes.iter() {
+            let Some(segment) = segments.iter().find(|segment| segment.base == hole.base) else {
+                continue;
+            };
+            for topic in &hole.topics {
+                self.topics.expire_through(*topic, segment.number);
+                for slot in self.queues.slots_of(*topic).to_vec() {
+                    let queue = self.queues.at_mut(slot);
+                    queue.visible = queue.next;
+                    queue.expire(segment.number + 1);
+                }
+            }
+            self.holes.insert(hole.clone());
+        }
     }
 
     fn take_change(&mut self, change: RegistryChange) -> Result<(), &'static str> {
@@ -146,7 +184,8 @@ impl Tables {
             registry,
             offsets,
             queues,
-            is_damaged,
+            holes,
+            first_known,
             has_state,
             gone_topics,
             gone_groups,
@@ -155,6 +194,7 @@ impl Tables {
         snapshot::read(payload, |item| match item {
             Item::Begin { .. } => *has_state = true,
             Item::End { .. } => {}
+            Item::Hole(hole) => holes.insert(hole),
             Item::Registry { version, last_topic, last_group } => {
                 registry.restore_head(version, last_topic, last_group);
             }
@@ -170,7 +210,8 @@ impl Tables {
             Item::Queue(state) if gone_topics.contains(&state.id.topic) => {}
             Item::Queue(state) => {
                 let slot = queues.slot_or_new(state.id);
-                queues.at_mut(slot).restore(&state, *is_damaged);
+                queues.at_mut(slot).restore(&state);
+                first_known.insert(slot, state.min);
             }
         })
         .ok_or("a slice of a snapshot does not parse")
@@ -199,6 +240,11 @@ impl Tables {
                 if !self.gone_topics.contains(&owner.queue.topic) {
                     self.offsets.own(&owner);
                 }
+                Ok(())
+            }
+            Kind::Hole => {
+                let hole = Hole::read(record.payload).ok_or("a hole's record does not parse")?;
+                self.holes.insert(hole);
                 Ok(())
             }
             Kind::Epoch => Ok(()),
@@ -236,11 +282,9 @@ impl Tables {
             None => return Err("its queue offset was given before"),
             Some(0) => {}
             Some(_) if self.is_damaged => queue.skip_to(offset),
-            // What an index says was written when the topic was gone already; `finish` looks whether it is.
-            Some(_) if self.has_index => {
-                self.gaps.entry(id.topic).or_insert(header.position.get());
-                queue.skip_to(offset);
-            }
+            // An index leaves out topics that were gone when it was written, and what was lost or had expired
+            // when it was made again.
+            Some(_) if self.has_index => queue.skip_to(offset),
             Some(_) => return Err("its queue offset does not follow the one before"),
         }
         let bytes = header.prefix.length.get();
@@ -407,14 +451,17 @@ impl Tables {
         let mut slots = Vec::with_capacity(rows.queues.len());
         for QueueRows { id, first_offset, entries, .. } in &rows.queues {
             let slot = self.queues.slot_or_new(*id);
+            if slots.last() != Some(&slot) {
+                self.touched.touch(segment.number, slot);
+            }
             slots.push(slot);
             let queue = self.queues.at_mut(slot);
+            // A queue comes again where offsets are missing in between.
+            let mut first = *first_offset;
             for chunk in entries {
-                let at = queue.chunks.back().filter(|c| c.segment == segment.number);
-                let first = at.map_or(*first_offset, |chunk| chunk.end());
                 queue.add_chunk(segment.number, first, chunk);
+                first += chunk.len() as u64;
             }
-            self.touched.touch(segment.number, slot);
             self.seen.insert(slot);
         }
         self.rows = rows;

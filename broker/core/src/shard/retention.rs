@@ -46,8 +46,8 @@ struct Parts {
 #[derive(Debug, Default)]
 pub(super) struct SegmentTopics {
     topics: BTreeMap<u32, Parts>,
-    /// Number of topics that own something in a segment.
-    owners: BTreeMap<u32, usize>,
+    /// Number of topics that own something in a segment, and the bytes of it.
+    owners: BTreeMap<u32, (usize, u64)>,
 }
 
 impl SegmentTopics {
@@ -58,9 +58,9 @@ impl SegmentTopics {
         topics: &[TopicRows],
         is_gone: impl Fn(u32) -> bool,
     ) {
-        let mut owners = 0;
+        let mut owners = (0, 0);
         for rows in topics.iter().filter(|rows| !is_gone(rows.topic)) {
-            owners += 1;
+            owners = (owners.0 + 1, owners.1 + rows.bytes);
             let parts = self.topics.entry(rows.topic).or_default();
             parts.bytes += rows.bytes;
             let part = Part { segment, bytes: rows.bytes, newest_ms: rows.newest_ms };
@@ -72,7 +72,7 @@ impl SegmentTopics {
     /// A topic was deleted: it owns nothing any more.
     pub(super) fn forget(&mut self, topic: u32) {
         for part in self.topics.remove(&topic).unwrap_or_default().parts {
-            self.disown(part.segment);
+            self.disown(part.segment, part.bytes);
         }
     }
 
@@ -82,9 +82,9 @@ impl SegmentTopics {
         gone.into_iter().for_each(|topic| self.forget(topic));
     }
 
-    fn disown(&mut self, segment: u32) {
+    fn disown(&mut self, segment: u32, bytes: u64) {
         if let Some(owners) = self.owners.get_mut(&segment) {
-            *owners -= 1;
+            *owners = (owners.0 - 1, owners.1 - bytes);
         }
     }
 
@@ -101,14 +101,40 @@ impl SegmentTopics {
             parts.parts.pop_front();
             parts.bytes -= front.bytes;
             last = Some(front.segment);
-            self.disown(front.segment);
+            self.disown(front.segment, front.bytes);
         }
         last
     }
 
     /// Whether a segment is indexed and nobody owns anything in it.
     fn is_expired(&self, segment: u32) -> bool {
-        self.owners.get(&segment) == Some(&0)
+        self.owners(segment) == Some(0)
+    }
+
+    /// How many topics own something in a segment; `None`: it is not indexed.
+    pub(super) fn owners(&self, segment: u32) -> Option<usize> {
+        self.owners.get(&segment).map(|(owners, _)| *owners)
+    }
+
+    /// Bytes of the records that are owned.
+    pub(super) fn live_bytes(&self, segment: u32) -> u64 {
+        self.owners.get(&segment).map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// Whether a topic still needs what a segment has of it.
+    pub(super) fn owns(&self, topic: u32, segment: u32) -> bool {
+        let parts = self.topics.get(&topic).map(|parts| &parts.parts);
+        parts.and_then(VecDeque::front).is_some_and(|front| front.segment <= segment)
+    }
+
+    /// A topic has expired up to a segment, that included.
+    pub(super) fn expire_through(&mut self, topic: u32, segment: u32) {
+        while let Some(parts) = self.topics.get_mut(&topic)
+            && let Some(front) = parts.parts.pop_front_if(|front| front.segment <= segment)
+        {
+            parts.bytes -= front.bytes;
+            self.disown(front.segment, front.bytes);
+        }
     }
 }
 
@@ -157,6 +183,7 @@ impl<M: Memory> Shard<M> {
         }
         self.retention.next_us = now.mono_us + ROUND_US;
         self.retire_segments(now, out);
+        self.begin_punching(out);
     }
 
     fn expire_topic(&mut self, topic: u32, now: Now) {
@@ -195,6 +222,7 @@ impl<M: Memory> Shard<M> {
             self.log.retire_first();
             self.retention.segments.owners.remove(&first.number);
             self.index_pages.forget(first.base);
+            self.forget_holes(first.base);
             self.figures.segments_retired += 1;
             out.actions.push(Action::Retire { base: first.base });
         }

@@ -52,6 +52,16 @@ impl Sealing {
         }
     }
 
+    /// Rows of a sealed segment whose index is not there yet.
+    pub(super) fn rows_of(&self, base: u64) -> Option<&SegmentRows> {
+        let rows = match &self.step {
+            Step::Gather { rows, .. } => rows,
+            Step::Write { rows, .. } | Step::Retry { rows, .. } => rows.as_ref(),
+            Step::Idle | Step::Replace { .. } | Step::Last { .. } | Step::Stopped => return None,
+        };
+        (rows.base == base).then_some(rows)
+    }
+
     /// Slots with records in a segment, the first that there is.
     pub(super) fn take(&mut self, segment: u32) -> Vec<u32> {
         let taken = self.touched.pop_front_if(|(of, _)| *of <= segment);

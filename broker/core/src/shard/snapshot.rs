@@ -24,6 +24,7 @@ enum Next {
     Groups(u32),
     Offsets(Option<(u32, QueueId)>),
     Queues(u32),
+    Holes(Option<u64>),
     End,
 }
 
@@ -138,6 +139,10 @@ impl<M: Memory> Shard<M> {
                 (slice, last.map_or(Next::Queues(0), |last| Next::Offsets(Some(last))))
             }
             Next::Queues(first) => self.queue_slice(first),
+            Next::Holes(after) => match self.punching.holes.after(after) {
+                Some(hole) => (Slice::hole(hole), Next::Holes(Some(hole.base))),
+                None => (Slice::queues(), Next::End),
+            },
             Next::End => {
                 let begin = self.snapshots.begin;
                 let end = self.append_slice(&Slice::end(begin), now, out);
@@ -168,7 +173,7 @@ impl<M: Memory> Shard<M> {
                 });
             }
         }
-        (slice, Next::End)
+        (slice, Next::Holes(None))
     }
 }
 

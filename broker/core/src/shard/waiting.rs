@@ -1,6 +1,7 @@
 //! What waits for the log: answers and steps that are due when a position is written or durable.
 
 use super::{Asker, Refuse, Shard, push_answer, refuse};
+use crate::hole::Hole;
 use crate::peer::{Ownership, PeerMessage};
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
 use ringmq_schema::error::Status;
@@ -37,9 +38,12 @@ pub(super) enum Then {
     Assigned {
         to: u16,
         ownership: Ownership,
+        accepted: bool,
     },
     /// The new epoch has begun.
     Epoch,
+    /// The record of a hole is durable.
+    Hole(Hole),
     /// A snapshot is whole and durable.
     Snapshot {
         begin: u64,
@@ -97,11 +101,12 @@ impl<M: Memory> Shard<M> {
                     push_answer(asker.connection, start, out);
                 }
                 Then::Registry { version } => self.apply_change(version, now, out),
-                Then::Assigned { to, ownership } => {
-                    let message = PeerMessage::Assigned { ownership, accepted: true };
+                Then::Assigned { to, ownership, accepted } => {
+                    let message = PeerMessage::Assigned { ownership, accepted };
                     self.tell(to, message, now, out);
                 }
                 Then::Epoch => self.epoch_began(now, out),
+                Then::Hole(hole) => self.punch(hole, out),
                 Then::Snapshot { begin } => self.snapshot_ended(begin, now, out),
             }
         }
@@ -162,6 +167,7 @@ impl<M: Memory> Shard<M> {
                 | Then::Registry { .. }
                 | Then::Assigned { .. }
                 | Then::Epoch
+                | Then::Hole(_)
                 | Then::Snapshot { .. } => {}
             }
         }

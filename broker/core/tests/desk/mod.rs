@@ -1,10 +1,14 @@
 //! A shard on a desk: an obedient disk in memory, one client, no time but what the test gives.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // Each test file uses its part.
 
+use ringmq_core::index::SegmentRows;
+use ringmq_core::offline::{self, Report};
 use ringmq_core::{
     Action, Block, DiskError, Input, LogFiles, Memory, Now, Outbox, SegmentFile, Shard, ShardConfig,
 };
-use ringmq_schema::admin::{CreateTopic, CreateTopicArgs, Topic, TopicAnswer, TopicArgs};
+use ringmq_schema::admin::{
+    CreateTopic, CreateTopicArgs, DeleteTopic, DeleteTopicArgs, Topic, TopicAnswer, TopicArgs,
+};
 use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{Fetch, FetchArgs, FetchQueue};
 use ringmq_schema::error::Status;
@@ -14,7 +18,9 @@ use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::{Flush, Produce, ProduceArgs};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub struct Heap(pub Vec<u8>);
 
@@ -96,6 +102,64 @@ impl LogFiles for Files {
     }
 }
 
+impl Files {
+    /// Other files with the same in them.
+    pub fn deep_copy(&self) -> Files {
+        let copy = Files::default();
+        copy.0.replace(self.0.borrow().clone());
+        copy.1.replace(self.1.borrow().clone());
+        copy
+    }
+}
+
+/// Files that take so many calls that change something, and no more.
+pub struct Limited {
+    pub files: Files,
+    pub calls: usize,
+}
+
+impl Limited {
+    fn call(&mut self) -> Result<&mut Files, DiskError> {
+        let stopped = || DiskError { operation: "anything".into(), reason: "it stopped".into() };
+        self.calls = self.calls.checked_sub(1).ok_or_else(stopped)?;
+        Ok(&mut self.files)
+    }
+}
+
+impl LogFiles for Limited {
+    fn segments(&mut self) -> Result<Vec<SegmentFile>, DiskError> {
+        self.files.segments()
+    }
+    fn read(&mut self, position: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        self.files.read(position, out)
+    }
+    fn wipe(&mut self, position: u64, bytes: u64) -> Result<(), DiskError> {
+        self.call()?.wipe(position, bytes)
+    }
+    fn index_bytes(&mut self, base: u64) -> Result<Option<u64>, DiskError> {
+        self.files.index_bytes(base)
+    }
+    fn read_index(&mut self, base: u64, at: u64, out: &mut [u8]) -> Result<(), DiskError> {
+        self.files.read_index(base, at, out)
+    }
+    fn write_index(&mut self, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.call()?.write_index(base, bytes)
+    }
+    fn remove_index(&mut self, base: u64) -> Result<(), DiskError> {
+        self.call()?.remove_index(base)
+    }
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.call()?.sync()
+    }
+}
+
+/// Stops everything before the action of this number, and names what was done until then.
+#[derive(Clone, Copy)]
+pub struct Watch {
+    pub name: fn(&Action<Heap>) -> &'static str,
+    pub stop_at: usize,
+}
+
 fn read_answer(connection: u64, bytes: &[u8]) -> Answer {
     let frame = frame::parse(bytes, u32::MAX).unwrap().expect("whole");
     assert_eq!(frame.header.length.get() as usize, bytes.len());
@@ -106,6 +170,10 @@ fn read_answer(connection: u64, bytes: &[u8]) -> Answer {
         table: frame.table.to_vec(),
         run: frame.run.to_vec(),
     }
+}
+
+fn unreadable() -> DiskError {
+    DiskError { operation: "read".to_owned(), reason: "input/output error".to_owned() }
 }
 
 /// An answer, copied out.
@@ -135,6 +203,18 @@ pub struct Desk {
     pub stopped: bool,
     /// No segment can be made.
     pub full: bool,
+    /// Indexes are encoded and told of by `finish_indexes`.
+    pub hold_indexes: bool,
+    pub held_indexes: Vec<Arc<SegmentRows>>,
+    /// Reads are carried out by `finish_reads`.
+    pub hold_reads: bool,
+    pub held_reads: Vec<Action<Heap>>,
+    /// No read succeeds.
+    pub failing_reads: bool,
+    pub watch: Option<Watch>,
+    pub names: Vec<&'static str>,
+    /// Nothing is carried out any more.
+    pub is_dead: bool,
     frames: FrameBuilder,
     request: Vec<u8>,
     correlation: u64,
@@ -151,6 +231,17 @@ pub fn config() -> ShardConfig {
 
 impl Desk {
     pub fn open(config: ShardConfig, files: Files) -> Desk {
+        let desk = Desk::begin(config, files, None);
+        assert!(desk.shard.is_ready());
+        desk
+    }
+
+    /// One that stops somewhere, perhaps before it is ready.
+    pub fn watched(config: ShardConfig, files: Files, watch: Watch) -> Desk {
+        Desk::begin(config, files, Some(watch))
+    }
+
+    fn begin(config: ShardConfig, files: Files, watch: Option<Watch>) -> Desk {
         let mut out = Outbox::default();
         let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
         let mut log_files = files.clone();
@@ -170,12 +261,19 @@ impl Desk {
             transfers: 0,
             stopped: false,
             full: false,
+            hold_indexes: false,
+            held_indexes: Vec::new(),
+            hold_reads: false,
+            held_reads: Vec::new(),
+            failing_reads: false,
+            watch,
+            names: Vec::new(),
+            is_dead: false,
             frames: FrameBuilder::new(),
             request: Vec::new(),
             correlation: 0,
         };
         desk.carry_out();
-        assert!(desk.shard.is_ready());
         desk
     }
 
@@ -189,6 +287,13 @@ impl Desk {
             let mut out = std::mem::take(&mut self.out);
             let mut next = Vec::new();
             for action in out.actions.drain(..) {
+                if let Some(watch) = self.watch {
+                    self.is_dead |= self.names.len() == watch.stop_at;
+                    if self.is_dead {
+                        continue;
+                    }
+                    self.names.push((watch.name)(&action));
+                }
                 match action {
                     Action::Write { write, position, block, durable } => {
                         self.files.write(position, block.bytes());
@@ -214,6 +319,17 @@ impl Desk {
                         self.files.0.borrow_mut().insert(base, file);
                         next.push(Input::SegmentReady { base, result: Ok(()) });
                     }
+                    action @ (Action::Read { .. } | Action::ReadIndex { .. })
+                        if self.hold_reads =>
+                    {
+                        self.held_reads.push(action);
+                    }
+                    Action::Read { read, .. } if self.failing_reads => {
+                        next.push(Input::Read { read, result: Err(unreadable()) });
+                    }
+                    Action::ReadIndex { read, .. } if self.failing_reads => {
+                        next.push(Input::IndexRead { read, result: Err(unreadable()) });
+                    }
                     Action::Read { read, position, bytes } => {
                         self.reads += 1;
                         let mut block = Heap(vec![0; bytes as usize]);
@@ -235,6 +351,9 @@ impl Desk {
                         bytes.resize(at + length as usize, 0);
                         self.files.read_at(position, &mut bytes[at..]);
                         self.answers.push(read_answer(connection, &bytes));
+                    }
+                    Action::WriteIndex { rows } if self.hold_indexes => {
+                        self.held_indexes.push(rows);
                     }
                     Action::WriteIndex { rows } => {
                         let index = rows.encode();
@@ -268,10 +387,35 @@ impl Desk {
         }
     }
 
+    /// What the offline tools say of the files.
+    pub fn survey(&self) -> Report {
+        let log = offline::Log { id: self.shard.config().log_id, shard: 0 };
+        survey(&self.files.0.borrow(), Some(log))
+    }
+
     pub fn finish_writes(&mut self) {
         for write in std::mem::take(&mut self.held) {
             self.handle(Input::Written { write, result: Ok(()) });
         }
+    }
+
+    /// Ends what `hold_indexes` held back; unless `well`, none could be written.
+    pub fn finish_indexes(&mut self, well: bool) {
+        for rows in std::mem::take(&mut self.held_indexes) {
+            let base = rows.base;
+            let result = if well {
+                self.files.1.borrow_mut().insert(base, rows.encode());
+                Ok(rows.indexed())
+            } else {
+                Err(unreadable())
+            };
+            self.handle(Input::IndexWritten { base, result });
+        }
+    }
+
+    pub fn finish_reads(&mut self) {
+        self.out.actions.append(&mut self.held_reads);
+        self.carry_out();
     }
 
     pub fn advance(&mut self, ms: u64) {
@@ -305,6 +449,15 @@ impl Desk {
     ) -> Answer {
         let correlation = self.send(opcode, run, build);
         self.handle(Input::TurnEnd);
+        // What is done in slices goes on by itself.
+        for _ in 0..1000 {
+            let is_answered = self.answers.iter().any(|a| a.correlation == correlation);
+            let is_due = self.shard.next_wake().is_some_and(|due| due <= self.now.mono_us);
+            if is_answered || !is_due {
+                break;
+            }
+            self.handle(Input::Tick);
+        }
         self.take(correlation).expect("answered")
     }
 
@@ -314,21 +467,44 @@ impl Desk {
     }
 
     pub fn create_topic(&mut self, name: &str, queues: u32) -> u32 {
-        let answer = self.call(Opcode::CreateTopic, &[], |fbb| {
+        self.try_create_topic(name, queues).expect("answered")
+    }
+
+    pub fn create_topic_for(&mut self, name: &str, queues: u32, retention_ms: u64) -> u32 {
+        self.create_topic_as(name, queues, retention_ms).expect("answered")
+    }
+
+    pub fn try_create_topic(&mut self, name: &str, queues: u32) -> Option<u32> {
+        self.create_topic_as(name, queues, 0)
+    }
+
+    pub fn create_topic_as(&mut self, name: &str, queues: u32, retention_ms: u64) -> Option<u32> {
+        let sent = self.send(Opcode::CreateTopic, &[], |fbb| {
             let name = Some(fbb.create_string(name));
             let args = TopicArgs {
                 name,
                 read_queues: queues,
                 write_queues: queues,
                 permission: 6,
+                retention_ms,
                 ..TopicArgs::default()
             };
             let topic = Some(Topic::create(fbb, &args));
             CreateTopic::create(fbb, &CreateTopicArgs { topic })
         });
+        self.handle(Input::TurnEnd);
+        let answer = self.take(sent)?;
         assert_eq!(answer.status, Status::Ok);
         let answer = frame::read_table::<TopicAnswer<'_>>(&answer.table).unwrap();
-        answer.topic().unwrap().id()
+        Some(answer.topic().unwrap().id())
+    }
+
+    pub fn delete_topic(&mut self, name: &str) {
+        let answer = self.call(Opcode::DeleteTopic, &[], |fbb| {
+            let name = Some(fbb.create_string(name));
+            DeleteTopic::create(fbb, &DeleteTopicArgs { name })
+        });
+        assert_eq!(answer.status, Status::Ok);
     }
 
     pub fn produce(
@@ -356,6 +532,26 @@ impl Desk {
             Fetch::create(fbb, &args)
         })
     }
+}
+
+/// What the offline tools say of segments by base.
+pub fn survey(disk: &BTreeMap<u64, Vec<u8>>, log: Option<offline::Log>) -> Report {
+    let mut walk = offline::Walk::new(log, offline::Check::Everything);
+    let mut survey = offline::Survey::default();
+    for (&base, file) in disk {
+        let mut read = |position: u64, out: &mut [u8]| {
+            let at = (position - base) as usize;
+            let bytes = file.get(at..at + out.len());
+            bytes.map(|bytes| out.copy_from_slice(bytes)).is_some()
+        };
+        let segment = SegmentFile { base, bytes: file.len() as u64 };
+        let ended = walk.segment(segment, &mut read, &mut |event| {
+            survey.take(&event);
+            ControlFlow::Continue(())
+        });
+        assert!(ended.is_continue());
+    }
+    survey.finish(walk.flushed())
 }
 
 /// A run of messages whose bodies are `first`, `first + 1`, ... and `bytes` long.

@@ -3,6 +3,7 @@
 mod group;
 #[cfg(target_os = "linux")]
 mod log;
+mod message;
 mod server;
 mod topic;
 
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 pub use group::{GroupVerb, Reset};
 #[cfg(target_os = "linux")]
 pub use log::{Dump, LogVerb};
+pub use message::{Find, Get, MessageVerb};
 pub use server::{Dev, Flush, Quickstart};
 pub use topic::{Consume, Create, Kind, Produce, Rights, Settings, TopicVerb};
 
@@ -88,6 +90,9 @@ pub enum Noun {
     /// Consumer groups: who, how far, from where
     #[command(subcommand)]
     Group(GroupVerb),
+    /// Messages looked up by id and by key
+    #[command(subcommand)]
+    Message(MessageVerb),
     /// A broker's files, read only, without the broker
     #[cfg(target_os = "linux")]
     #[command(subcommand)]

@@ -10,6 +10,7 @@ mod group;
 mod interrupt;
 #[cfg(target_os = "linux")]
 mod log;
+mod message;
 mod produce;
 #[cfg(target_os = "linux")]
 mod quickstart;
@@ -38,6 +39,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Noun::Generate(verb) => generate::run(&verb),
         Noun::Cluster(verb) => with_client(cluster::run(&verb, &global)),
         Noun::Topic(verb) => with_client(topic::run(&verb, &global)),
+        Noun::Message(verb) => with_client(message::run(&verb, &global)),
         Noun::Group(verb) => with_client(group::run(&verb, &global)),
     }
 }

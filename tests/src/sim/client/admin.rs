@@ -67,8 +67,12 @@ impl Admin {
         }
         let queues = context.random.skewed(1, 8) as u32;
         let flush = *context.random.pick(&[0, 0, 1, 2]);
-        let topic = context.oracle.topics.create(name, queues, flush);
-        let request = context.words.create(topic, name, queues, flush);
+        // What lasts is kept, so that members and probes find everything.
+        let expires = name.starts_with("passing") && context.random.percent(50);
+        let keep = *context.random.pick(&[1, 64 << 10, 256 << 10]);
+        let keep = if expires { keep } else { 0 };
+        let topic = context.oracle.topics.create(name, queues, flush, expires);
+        let request = context.words.create(topic, name, queues, flush, keep);
         self.under_way = true;
         context.send(request);
     }

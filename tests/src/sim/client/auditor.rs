@@ -226,8 +226,10 @@ impl Auditor {
 
     fn probed(&mut self, got: &[Fetched]) {
         for one in got {
+            let expired = one.status == Status::OffsetOutOfRange;
             if let Some(Probe::Stored(offset)) = self.probes.get(&one.queue)
-                && one.records.iter().any(|record| record.offset == *offset)
+                && (one.records.iter().any(|record| record.offset == *offset)
+                    || expired && *offset < one.min_offset)
             {
                 self.probes.insert(one.queue, Probe::Seen);
             }

@@ -12,8 +12,10 @@
 use super::{CrashKind, Disk, Op};
 use crate::sim::random::Random;
 use crate::sim::{Verdict, violation};
+use ringmq_core::index::{Header, PAGE_BYTES, Section};
 use ringmq_core::seam::BLOCK_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Retired files kept to become segments.
@@ -26,13 +28,23 @@ pub enum IndexFault {
     Deleted,
     /// It ends somewhere.
     Truncated,
-    /// A bit of it is wrong.
+    /// A bit is wrong of what a start reads of it.
     BitFlipped,
+    /// A bit is wrong anywhere.
+    AnyBitFlipped,
 }
 
 impl IndexFault {
     /// Every one.
-    pub const ALL: [IndexFault; 3] =
+    pub const ALL: [IndexFault; 4] = [
+        IndexFault::Deleted,
+        IndexFault::Truncated,
+        IndexFault::BitFlipped,
+        IndexFault::AnyBitFlipped,
+    ];
+    /// Those that the core mends. A page of entries that is damaged is found only when somebody reads it, and
+    /// then its queues are answered `ReadFailed` for ever: the index is not made again.
+    pub const MENDED: [IndexFault; 3] =
         [IndexFault::Deleted, IndexFault::Truncated, IndexFault::BitFlipped];
 }
 
@@ -45,6 +57,8 @@ pub(super) struct Beside {
     spares: Vec<Vec<u8>>,
     /// Holes that no sync has covered, by block.
     holes: BTreeSet<u64>,
+    /// Units of which a bit is wrong.
+    pub(super) rotten: Vec<Range<u64>>,
 }
 
 impl Disk {
@@ -93,8 +107,12 @@ impl Disk {
         match fault {
             IndexFault::Deleted => drop(self.beside.indexes.remove(&base)),
             IndexFault::Truncated => bytes.truncate(random.index(bytes.len())),
-            IndexFault::BitFlipped => {
-                let at = random.index(bytes.len());
+            IndexFault::BitFlipped | IndexFault::AnyBitFlipped => {
+                let read = match fault {
+                    IndexFault::BitFlipped => read_at_start(base, bytes),
+                    _ => bytes.len(),
+                };
+                let at = random.index(read);
                 bytes[at] ^= 1 << random.below(8);
             }
         }
@@ -324,6 +342,13 @@ impl Disk {
         }
         self.beside.retiring.clear();
     }
+}
+
+/// How much of a whole index a start reads: its header, directory and topics.
+fn read_at_start(base: u64, index: &[u8]) -> usize {
+    let header = index.first_chunk::<PAGE_BYTES>().and_then(|page| Header::read(page, base).ok());
+    let pages = header.map_or(1, |header| header.pages_of(Section::Topics).end as usize);
+    (pages * PAGE_BYTES).min(index.len())
 }
 
 #[cfg(test)]

@@ -53,6 +53,8 @@ struct Message {
     acknowledged_us: Option<u64>,
     /// A consumer saw it, or it was acknowledged longer ago than the flush interval: it stays, whatever comes.
     sure: bool,
+    /// Its offset is below the end of its queue, which damage may have moved: it may be gone with the power.
+    doubtful: bool,
 }
 
 impl Message {
@@ -126,6 +128,7 @@ impl Messages {
             position: None,
             acknowledged_us: None,
             sure: false,
+            doubtful: false,
         });
     }
 
@@ -210,11 +213,12 @@ impl Messages {
         if record.is_broken {
             let is_rotten =
                 self.is_rotten(self.messages[index as usize].sent.shard, record.position);
+            if !is_rotten {
+                return violation(format!("a consumer got a broken record: {record:?}"));
+            }
+            self.bind(index, record.offset)?;
             self.queues.entry(record.queue).or_default().lost.insert(record.offset);
-            return match is_rotten {
-                true => self.bind(index, record.offset),
-                false => violation(format!("a consumer got a broken record: {record:?}")),
-            };
+            return Ok(());
         }
         let message = &mut self.messages[index as usize];
         let sent = &message.sent;
@@ -316,11 +320,26 @@ impl Messages {
         self.rotten.get(&shard).is_some_and(|units| units.iter().any(|u| u.contains(&position)))
     }
 
+    /// What is known of an offset, for a report.
+    pub fn describe(&self, key: QueueKey, offset: u64) -> String {
+        let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
+        format!("{:?}", slot.flatten().map(|index| &self.messages[index as usize]))
+    }
+
     /// An offset was told to be damaged; false: it cannot be.
     pub fn lose(&mut self, key: QueueKey, shard: u16, offset: u64) -> bool {
         let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
-        let position = slot.flatten().map(|index| self.messages[index as usize].position);
-        let may_be = match position {
+        let message = slot.flatten().map(|index| &mut self.messages[index as usize]);
+        if let Some(message) = message
+            && message.doubtful
+            && !message.sure
+        {
+            message.fate = Fate::Gone;
+            self.queues.entry(key).or_default().lost.insert(offset);
+            return true;
+        }
+        let message = slot.flatten().map(|index| &self.messages[index as usize]);
+        let may_be = match message.map(|message| message.position) {
             Some(Some(position)) => self.is_rotten(shard, position),
             // Nobody knows where it lay, or whether there was one.
             Some(None) | None => self.rotten.contains_key(&shard),
@@ -331,14 +350,20 @@ impl Messages {
         may_be
     }
 
-    /// Offsets are not there any more: only what was retired may go, and only from the front.
-    pub fn expired(&mut self, key: QueueKey, offsets: Range<u64>) -> Verdict {
+    /// Offsets are not there any more: only what was retired may go, and what is not kept (`may`), and only from
+    /// the front.
+    pub fn expired(&mut self, key: QueueKey, offsets: Range<u64>, may: bool) -> Verdict {
         let Some(queue) = self.queues.get_mut(&key) else { return Ok(()) };
         for slot in queue.slots.iter().take(offsets.end as usize).skip(offsets.start as usize) {
             let Some(message) = slot.map(|index| &self.messages[index as usize]) else { continue };
             let retired = self.retired.get(&message.sent.shard);
-            let is_gone = |at: u64| retired.is_some_and(|all| all.iter().any(|r| r.contains(&at)));
-            if message.position.is_some_and(|position| !is_gone(position)) {
+            // A queue whose first records were damaged begins behind them.
+            let rotten = self.rotten.get(&message.sent.shard);
+            let is_gone = |at: u64| {
+                retired.into_iter().chain(rotten).flatten().any(|range| range.contains(&at))
+            };
+            let is_allowed = may || message.doubtful && !message.sure;
+            if !is_allowed && message.position.is_some_and(|position| !is_gone(position)) {
                 return violation(format!("queue {key:?} begins at {}: {message:?}", offsets.end));
             }
         }
@@ -385,6 +410,13 @@ impl Messages {
                 let message = &mut self.messages[index as usize];
                 assert_eq!(message.sent.shard, shard, "queues are asked for at their shards");
                 let at = message.position.map(|position| (position, index));
+                let has_rot = self.rotten.contains_key(&shard);
+                // Doubt stays until somebody sees it.
+                let in_doubt = message.doubtful && !message.sure || !message.must_survive(kind);
+                if (offset as u64) < *end && has_rot && in_doubt {
+                    message.doubtful = true;
+                    continue;
+                }
                 if (offset as u64) < *end {
                     last_left = last_left.max(at);
                     // Recovery makes durable what it found before anybody sees it.

@@ -207,7 +207,9 @@ impl Oracle {
                 (_, false) => violation(format!("{} with records: {got:?}", got.status)),
                 (Status::Corrupt, true) => self.corrupt(asked, got),
                 (Status::OffsetOutOfRange, true) if asked.offset < got.min_offset => {
-                    self.messages.expired(got.queue, asked.offset..got.min_offset)
+                    let may = self.topics.may_expire(got.queue.0);
+                    self.summary.expired += u64::from(may);
+                    self.messages.expired(got.queue, asked.offset..got.min_offset, may)
                 }
                 (status, true) => self.queue_refused(got.queue, status),
             };
@@ -250,7 +252,8 @@ impl Oracle {
                 found = true;
             } else if !filtered {
                 return violation(format!(
-                    "{asked:?}: told damaged up to {to}, and offset {offset} is not"
+                    "{asked:?}: told damaged up to {to}, and offset {offset} is not: {}",
+                    self.messages.describe(got.queue, offset)
                 ));
             }
         }

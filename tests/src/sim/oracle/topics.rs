@@ -31,6 +31,8 @@ pub struct Topic {
     pub state: TopicState,
     /// Its creation was acknowledged, or the name servers were told: it must be served everywhere.
     pub told: bool,
+    /// Only so many bytes of it are kept.
+    pub expires: bool,
 }
 
 /// See the module.
@@ -42,7 +44,7 @@ pub struct Topics {
 
 impl Topics {
     /// Notes a topic about to be asked for.
-    pub fn create(&mut self, name: &str, queues: u32, flush: u8) -> usize {
+    pub fn create(&mut self, name: &str, queues: u32, flush: u8, expires: bool) -> usize {
         let name = name.to_owned();
         self.all.push(Topic {
             name,
@@ -51,6 +53,7 @@ impl Topics {
             id: None,
             state: TopicState::Creating,
             told: false,
+            expires,
         });
         self.all.len() - 1
     }
@@ -76,6 +79,11 @@ impl Topics {
     pub fn must_serve(&self, id: u32) -> bool {
         let topic = self.ids.get(&id).map(|index| &self.all[*index]);
         topic.is_some_and(|topic| topic.told && topic.state == TopicState::Live)
+    }
+
+    /// Whether messages of this topic may go from the front.
+    pub fn may_expire(&self, id: u32) -> bool {
+        self.ids.get(&id).is_some_and(|index| self.all[*index].expires)
     }
 
     /// The name servers are told of a topic: it is on all shards.

@@ -1,10 +1,11 @@
 //! Answers: each must verify, say what its request asked for, and bring whole records.
 
-use super::{Fetched, Intent, OffsetsOf, Received, Reply, TopicSeen};
+use super::{Fetched, Intent, OffsetsOf, QueueKey, Received, Reply, TopicSeen};
 use crate::sim::{Verdict, violation};
 use ringmq_schema::error::Status;
 use ringmq_schema::frame::{self, Frame};
 use ringmq_schema::{admin, consume, produce, record};
+use std::collections::BTreeMap;
 
 macro_rules! table {
     ($kind:ty, $frame:expr) => {
@@ -96,16 +97,18 @@ fn topic_seen(topic: admin::Topic<'_>) -> TopicSeen {
 
 fn fetched(frame: &Frame<'_>) -> Verdict<Reply> {
     let answer = table!(consume::FetchAnswer, frame);
-    let mut run = record::records(frame.run);
+    let mut all: BTreeMap<QueueKey, Vec<Received>> = BTreeMap::new();
+    for record in record::records(frame.run) {
+        let record = received(record)?;
+        all.entry(record.queue).or_default().push(record);
+    }
     let mut queues = Vec::new();
     for queue in answer.queues().into_iter().flatten() {
         let key = (queue.topic(), queue.queue());
-        let mut records = Vec::new();
-        for _ in 0..queue.records() {
-            let Some(next) = run.next() else {
-                return violation(format!("queue {key:?}: fewer records than the answer says"));
-            };
-            records.push(received(next)?);
+        let records = all.remove(&key).unwrap_or_default();
+        if records.len() as u32 != queue.records() {
+            let (told, came) = (queue.records(), records.len());
+            return violation(format!("queue {key:?}: {told} records are told, {came} came"));
         }
         queues.push(Fetched {
             queue: key,
@@ -116,9 +119,9 @@ fn fetched(frame: &Frame<'_>) -> Verdict<Reply> {
             records,
         });
     }
-    match run.next() {
+    match all.keys().next() {
         None => Ok(Reply::Fetched(queues)),
-        Some(_) => violation("a fetch answer with more records than it says"),
+        Some(key) => violation(format!("records of {key:?}, which the answer does not name")),
     }
 }
 

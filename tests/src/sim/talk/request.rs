@@ -70,6 +70,8 @@ impl Words {
         wanted: Vec<Wanted>,
     ) -> Request {
         let intent = Intent::Fetch { group, wanted: wanted.clone(), max_bytes, max_records };
+        // What could not be read is asked for again, sooner or later in this way.
+        let correlation = self.correlation + 1;
         self.request(Opcode::Fetch, shard, false, &[], intent, |fbb| {
             let mut tags = Vec::new();
             let mut queues = Vec::new();
@@ -107,8 +109,7 @@ impl Words {
                 max_records,
                 queues,
                 filters,
-                // Set after a run whose records did not check: a transfer is sent as it lies in the file.
-                checked: false,
+                checked: correlation.is_multiple_of(4),
             };
             consume::Fetch::create(fbb, &args)
         })
@@ -208,7 +209,14 @@ impl Words {
     }
 
     /// A topic, number `topic` of the journal.
-    pub fn create(&mut self, topic: usize, name: &str, queues: u32, flush: u8) -> Request {
+    pub fn create(
+        &mut self,
+        topic: usize,
+        name: &str,
+        queues: u32,
+        flush: u8,
+        retention_bytes: u64,
+    ) -> Request {
         self.request(Opcode::CreateTopic, 0, false, &[], Intent::Create { topic }, |fbb| {
             let name = Some(fbb.create_string(name));
             let args = TopicArgs {
@@ -218,6 +226,7 @@ impl Words {
                 permission: 6,
                 message_type: admin::MessageType::Unspecified,
                 flush,
+                retention_bytes,
                 ..TopicArgs::default()
             };
             let topic = Some(admin::Topic::create(fbb, &args));

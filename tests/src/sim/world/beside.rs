@@ -1,12 +1,15 @@
 //! What shards ask for beside the log: indexes, retirement, holes, transfers from file to socket.
 
+use super::events::Event;
 use super::{World, trace};
 use crate::sim::disk::Op;
 use crate::sim::memory::SimBlock;
-use crate::sim::talk::Intent;
+use crate::sim::talk::{Intent, Reply};
 use crate::sim::{Verdict, Violation, violation};
 use ringmq_core::seam::{DiskError, Input};
+use ringmq_schema::error::Status;
 use ringmq_schema::frame::FrameHeader;
+use ringmq_schema::record;
 use ringmq_schema::zerocopy::FromBytes;
 use std::rc::Rc;
 
@@ -94,6 +97,11 @@ impl World {
                 let mut run = read.expect("transfers bring their run");
                 let slot = &self.shards[usize::from(shard)];
                 self.planted.transfers(&slot.disk, position, &mut run);
+                let is_rotten = slot.disk.is_rotten(position..position + run.len() as u64);
+                if is_rotten && record::records(&run).any(is_damaged) {
+                    self.unreadable(connection, &head);
+                    return Ok(());
+                }
                 let mut bytes = head;
                 bytes.append(&mut run);
                 self.answered(shard, connection, &bytes)
@@ -124,6 +132,22 @@ impl World {
         }
     }
 
+    /// A client gets a run in which it does not find its way: it asks again.
+    fn unreadable(&mut self, connection: u64, head: &[u8]) {
+        let number = FrameHeader::read_from_prefix(head).map(|(header, _)| header.correlation);
+        let Some(pending) = number.ok().and_then(|number| self.pending.remove(&number.get()))
+        else {
+            return;
+        };
+        let Some(link) = self.connections.get_mut(&connection).filter(|link| link.open) else {
+            return;
+        };
+        let (status, message) = (Status::ReadFailed, "an unreadable run".to_owned());
+        link.replies.push_back((pending.intent, Reply::Refused { status, message }));
+        let at_us = self.clock.mono_us() + self.random.between(1, self.plan.network_us);
+        self.events.at(at_us, Event::Answer { life: self.life, connection });
+    }
+
     /// The runtime closes a connection: a frame of which a part was sent cannot be taken back.
     fn break_off(&mut self, shard: u16, connection: u64) {
         let Some(link) = self.connections.get(&connection).filter(|link| link.open) else { return };
@@ -137,6 +161,19 @@ impl World {
     pub(super) fn spoil(&mut self, shard: u16) {
         let (random, slot) = (&mut self.random, &mut self.shards[usize::from(shard)]);
         let faults = self.living.between;
+        if random.percent(faults.rot_percent) {
+            let units = slot.disk.perishable();
+            if !units.is_empty() {
+                let unit = random.pick(&units).range.clone();
+                let at = random.between(unit.start, unit.end - 1);
+                slot.disk.rot(unit.clone(), at, random.below(8));
+                self.oracle.summary.rotten += 1;
+                if self.trace {
+                    eprintln!("shard {shard}: a bit at {at} of unit {unit:?} is wrong");
+                }
+                self.oracle.messages.rots(shard, unit);
+            }
+        }
         let spoiled: Vec<u64> = slot
             .disk
             .indexes()
@@ -144,7 +181,7 @@ impl World {
             .filter(|_| random.percent(faults.indexes_percent))
             .collect();
         for base in spoiled {
-            let fault = *random.pick(&crate::sim::disk::IndexFault::ALL);
+            let fault = *random.pick(&crate::sim::disk::IndexFault::MENDED);
             slot.disk.spoil_index(base, fault, random);
             self.oracle.summary.spoiled += 1;
             if self.trace {
@@ -152,4 +189,9 @@ impl World {
             }
         }
     }
+}
+
+/// A consumer sees that it is.
+fn is_damaged(record: Result<record::RecordRef<'_>, record::RecordError>) -> bool {
+    !record.is_ok_and(|record| record.check_header().is_ok())
 }

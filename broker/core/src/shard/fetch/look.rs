@@ -110,6 +110,7 @@ impl<M: Memory> Shard<M> {
         parked.rounds += 1;
         self.fetches.parked.insert(fetch, parked);
         for page in pages {
+            self.figures.index_reads += u64::from(page.count);
             let read = self.fetches.next;
             self.fetches.next += 1;
             self.fetches.index_reads.insert(read, (*page, fetch));

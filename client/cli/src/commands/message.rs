@@ -1,0 +1,180 @@
+//! `message`: looks messages up by id and by key.
+
+use std::io::{self, Write as _};
+
+use ringmq::{Admin, KeyQuery, Record};
+use serde::Serialize;
+
+use super::admin;
+use crate::args::{Find, Get, Global, MessageVerb};
+use crate::failure::Failure;
+use crate::output::{self, Column, Form, epoch_ms, utc};
+use crate::record_format::{JsonRecord, RecordFormat};
+use crate::values::Place;
+
+/// Characters of a body in a listing.
+const BODY_CHARACTERS: usize = 40;
+
+pub(super) async fn run(verb: &MessageVerb, global: &Global) -> Result<(), Failure> {
+    let admin = admin(global).await?;
+    match verb {
+        MessageVerb::Get(args) => get(args, &admin, global).await,
+        MessageVerb::Find(args) => find(args, &admin, global).await,
+    }
+}
+
+async fn get(args: &Get, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let found = admin.message(args.topic.as_deref(), args.id.clone()).await;
+    let record = found.map_err(|error| {
+        let mut failure = Failure::from(error);
+        if failure.exit == crate::failure::Exit::NotFound {
+            failure.advice = "the id as `topic consume -f %i` or `-o json` prints it; messages \
+                              that have expired are gone"
+                .to_owned();
+        }
+        failure
+    })?;
+    match (&args.format, global.output) {
+        (_, Form::Json) => output::json("message", &JsonRecord::new(&record)),
+        (Some(format), _) => write(&[record], format),
+        (None, _) => output::print(&describe(&record)),
+    }
+}
+
+async fn find(args: &Find, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let mut query = KeyQuery::new(args.key.as_str()).most(args.max as usize);
+    if let Some(from) = args.from.and_then(Place::time) {
+        query = query.from(from);
+    }
+    if let Some(until) = args.until.and_then(Place::time) {
+        query = query.until(until);
+    }
+    let found = admin.find_messages(&args.topic, query).await?;
+    if found.unreadable > 0 && !found.records.is_empty() {
+        eprintln!("{}", incomplete(found.unreadable));
+    }
+    if found.records.is_empty() {
+        // What could not be read is not taken for what is not there.
+        return Err(match found.unreadable {
+            0 => Failure::not_found(
+                format!("no message of {} has the key {}", args.topic, args.key),
+                "an earlier --from; a message is found by its first four keys",
+            ),
+            unreadable => Failure::new(
+                incomplete(unreadable),
+                "`ringmq log verify` on the broker's host shows what is damaged",
+            ),
+        });
+    }
+    match (&args.format, global.output) {
+        (_, Form::Json) => {
+            let rows: Vec<JsonRecord<'_>> = found.records.iter().map(JsonRecord::new).collect();
+            output::json("messages", &rows)
+        }
+        (Some(format), _) => write(&found.records, format),
+        (None, form) => {
+            let rows: Vec<Row> = found.records.iter().map(row).collect();
+            output::list(form, "messages", &rows, COLUMNS)
+        }
+    }
+}
+
+fn incomplete(unreadable: u64) -> String {
+    format!("{unreadable} parts of the log could not be read: messages with the key may be missing")
+}
+
+fn write(records: &[Record], format: &RecordFormat) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    records.iter().for_each(|record| format.write(record, &mut text));
+    let mut out = io::stdout().lock();
+    out.write_all(&text)?;
+    out.flush()?;
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Row {
+    stored_ms: u64,
+    broker: String,
+    queue: u32,
+    offset: u64,
+    message_id: String,
+    stored_id: String,
+    keys: String,
+    tag: String,
+    body: String,
+}
+
+const COLUMNS: &[Column<Row>] = &[
+    Column::text("STORED AT", |row: &Row| utc(row.stored_ms as i64)),
+    Column::text("BROKER", |row: &Row| row.broker.clone()),
+    Column::number("QUEUE", |row: &Row| row.queue.to_string()),
+    Column::number("OFFSET", |row: &Row| row.offset.to_string()),
+    Column::text("MESSAGE ID", |row: &Row| row.message_id.clone()),
+    Column::text("STORED ID", |row: &Row| row.stored_id.clone()).wide(),
+    Column::text("TAG", |row: &Row| row.tag.clone()).wide(),
+    Column::text("KEYS", |row: &Row| row.keys.clone()).wide(),
+    Column::text("BODY", |row: &Row| row.body.clone()),
+];
+
+fn row(record: &Record) -> Row {
+    Row {
+        stored_ms: epoch_ms(record.stored_at()),
+        broker: record.broker().to_owned(),
+        queue: record.queue().id,
+        offset: record.offset(),
+        message_id: record.message_id().to_string(),
+        stored_id: record.stored_id().to_string(),
+        keys: record.keys().join(" "),
+        tag: record.tag().unwrap_or("-").to_owned(),
+        body: body(record, BODY_CHARACTERS),
+    }
+}
+
+/// A body for a terminal: text on one line, no control characters.
+fn body(record: &Record, characters: usize) -> String {
+    let Ok(text) = std::str::from_utf8(record.body()) else {
+        return format!("({} bytes that are no text)", record.body().len());
+    };
+    let mut shown: String = text.chars().take(characters).flat_map(escaped).collect();
+    if text.chars().nth(characters).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn escaped(character: char) -> impl Iterator<Item = char> {
+    let (plain, escape) = match character.is_control() {
+        true => (None, Some(character.escape_default())),
+        false => (Some(character), None),
+    };
+    plain.into_iter().chain(escape.into_iter().flatten())
+}
+
+fn describe(record: &Record) -> String {
+    let time = |at| utc(epoch_ms(at) as i64);
+    let mut lines = vec![
+        ("topic", record.topic().to_owned()),
+        ("broker", record.broker().to_owned()),
+        ("queue", record.queue().id.to_string()),
+        ("offset", record.offset().to_string()),
+        ("message id", record.message_id().to_string()),
+        ("stored id", record.stored_id().to_string()),
+        ("stored at", time(record.stored_at())),
+        ("born at", time(record.born_at())),
+    ];
+    lines.extend(record.born_host().map(|host| ("born on", host.to_owned())));
+    lines.extend(record.tag().map(|tag| ("tag", tag.to_owned())));
+    lines.extend(record.keys().into_iter().map(|key| ("key", key.to_owned())));
+    lines.extend(record.group().map(|group| ("group", group.to_owned())));
+    lines.extend(record.properties().into_iter().map(|(k, v)| ("property", format!("{k}={v}"))));
+    lines.push(("body bytes", record.body().len().to_string()));
+    lines.push(("body", body(record, usize::MAX)));
+    lines
+        .iter()
+        .map(|(name, value)| {
+            let value: String = value.chars().flat_map(escaped).collect();
+            format!("{name:<11} {value}\n")
+        })
+        .collect()
+}
