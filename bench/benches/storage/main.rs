@@ -15,6 +15,8 @@ mod cold;
 #[cfg(target_os = "linux")]
 mod fill;
 #[cfg(target_os = "linux")]
+mod lookup;
+#[cfg(target_os = "linux")]
 mod memory;
 #[cfg(target_os = "linux")]
 mod outcome;
@@ -45,7 +47,7 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{beside, catch_up, memory, padding, queues, restart, write};
+    use super::{beside, catch_up, lookup, memory, padding, queues, restart, write};
     use anyhow::Context as _;
     use clap::{Args, Parser, Subcommand};
     use ringmq_bench::report::write_json;
@@ -95,6 +97,8 @@ mod linux {
         Queues(queues::Options),
         /// From start to ready
         Restart(restart::Options),
+        /// Messages by key, from disk
+        Lookup(lookup::Options),
     }
 
     pub(super) fn main() -> anyhow::Result<()> {
@@ -106,6 +110,7 @@ mod linux {
             Subject::Memory(options) => (memory::run(&options)?, options.place),
             Subject::Queues(options) => (queues::run(&options)?, options.place),
             Subject::Restart(options) => (restart::run(&options)?, options.place),
+            Subject::Lookup(options) => (lookup::run(&options)?, options.place),
         };
         print!("{}", outcome.table());
         if let Some(out) = place.out {

@@ -71,14 +71,15 @@ fn measure(
 ) -> anyhow::Result<(f64, f64)> {
     let run = fill::run_of((topic, 0), options.batch, options.body, |_| None);
     let batches = ((options.mib << 20) / run.bytes.len() as u64).max(1);
-    // Each queue gets as many batches as another; those that a queue does not get are none of it.
-    let used = u64::from(queues).min(batches) as u32;
-    let readdressed = |queue| {
+    // As many buffers on both sides, so that both find them in the same caches.
+    let buffers = u64::from(options.queues).min(batches) as u32;
+    let readdressed = |number| {
+        let queue = number % queues;
         let mut bytes = run.bytes.clone();
         ringmq_schema::build::readdress(&mut bytes, topic, queue);
         (topic, queue, Run { bytes, records: run.records })
     };
-    let runs: Vec<_> = (0..used).map(readdressed).collect();
+    let runs: Vec<_> = (0..buffers).map(readdressed).collect();
     let begun = Instant::now();
     fill_queues(wire, &runs, batches, options.in_flight, Flush::Default)?;
     let records = batches * u64::from(options.batch);

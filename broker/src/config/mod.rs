@@ -89,7 +89,7 @@ settings! {
     retention_bytes: Bytes = Bytes(0);
     /// Growth of a shard's log after which its state is written down again: what a restart reads at most.
     snapshot_bytes: Bytes = Bytes::mib(512);
-    /// Shortest time between two such writings of the state, however fast the log grows.
+    /// Shortest time between two such writings, unless the log grew by twice snapshot_bytes.
     snapshot_pause: Duration = Duration::from_secs(10);
     /// Pages of indexes that each shard keeps in memory.
     index_cache_bytes: Bytes = Bytes::mib(16);
