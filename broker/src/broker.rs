@@ -61,7 +61,7 @@ impl Broker {
             usize::from(config.cores.unwrap_or(default_shards)).min(usize::from(shards)).max(1);
         // A shard's segments are opened up to three times, and some indexes; each loan has a descriptor.
         let loans = cores * (config.transfer_bytes.as_usize() >> 20);
-        let files = 2 * config.max_connections + 128 * usize::from(shards) + loans + 256;
+        let files = 2 * config.max_connections + 224 * usize::from(shards) + loans + 256;
         preflight::check(&data.probe_path(), cores, files as u64)?;
         let (listener, address) = listen::bind(SocketAddr::new(config.listen, config.port))?;
         let shared = Arc::new(Shared::new(shards));
