@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Blocks of the log up to this length stay with the allocator when they are freed.
-const KEPT_BLOCK_BYTES: usize = 32 << 20;
+pub(crate) const KEPT_BLOCK_BYTES: usize = 32 << 20;
 /// How long shards may take from "opened" to "ready" before that is reported.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -61,7 +61,7 @@ impl Broker {
             usize::from(config.cores.unwrap_or(default_shards)).min(usize::from(shards)).max(1);
         // A shard's segments are opened up to three times, and some indexes; each loan has a descriptor.
         let loans = cores * (config.transfer_bytes.as_usize() >> 20);
-        let files = 2 * config.max_connections + 128 * usize::from(shards) + loans + 256;
+        let files = 2 * config.max_connections + 224 * usize::from(shards) + loans + 256;
         preflight::check(&data.probe_path(), cores, files as u64)?;
         let (listener, address) = listen::bind(SocketAddr::new(config.listen, config.port))?;
         let shared = Arc::new(Shared::new(shards));

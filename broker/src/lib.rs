@@ -19,4 +19,6 @@ mod sys;
 pub use broker::{Broker, BrokerHandle};
 pub use config::BrokerConfig;
 pub use ringmq_core::FlushMode;
+#[doc(hidden)]
+pub use shard::alone;
 pub use sys::Signals;

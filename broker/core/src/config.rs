@@ -45,7 +45,8 @@ pub struct ShardConfig {
     /// A snapshot of the state is written when the log grew by so much since the last: what recovery reads
     /// at most beside the active segment. 512 MiB: under half a second on the disks measured.
     pub snapshot_bytes: u64,
-    /// At least so long between two snapshots, whatever the log takes, ms (design, part 6).
+    /// At least so long between two snapshots, ms, unless the log grew by twice `snapshot_bytes` (design,
+    /// part 6).
     pub snapshot_pause_ms: u64,
     /// Holes are punched where only expired topics have records, in runs at least so long; 0: never.
     pub hole_bytes_min: u64,

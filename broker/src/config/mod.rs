@@ -89,6 +89,8 @@ settings! {
     retention_bytes: Bytes = Bytes(0);
     /// Growth of a shard's log after which its state is written down again: what a restart reads at most.
     snapshot_bytes: Bytes = Bytes::mib(512);
+    /// Shortest time between two such writings, unless the log grew by twice snapshot_bytes.
+    snapshot_pause: Duration = Duration::from_secs(10);
     /// Pages of indexes that each shard keeps in memory.
     index_cache_bytes: Bytes = Bytes::mib(16);
     /// Newest bytes of each shard's log that stay in memory for consumers at the tail.
@@ -236,6 +238,7 @@ impl BrokerConfig {
             retention_ms: u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX),
             retention_bytes: self.retention_bytes.0,
             snapshot_bytes: self.snapshot_bytes.0,
+            snapshot_pause_ms: u64::try_from(self.snapshot_pause.as_millis()).unwrap_or(u64::MAX),
             index_cache_bytes: self.index_cache_bytes.as_usize(),
             transfer_bytes_min: self.transfer_bytes_min.as_usize(),
             topics: self.max_topics,

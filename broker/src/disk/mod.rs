@@ -463,12 +463,12 @@ mod tests {
     fn catching_up_over_many_segments_keeps_few_files_open() {
         on_disk(async |path| {
             let small = 8192;
-            for base in (0..80).map(|number| number * small) {
+            for base in (0..120).map(|number| number * small) {
                 std::fs::write(path.join(file_name(base)), [1; 8192]).unwrap();
                 std::fs::write(path.join(index_name(base)), [2; 8192]).unwrap();
             }
             let files: Vec<_> =
-                (0..80).map(|n| SegmentFile { base: n * small, bytes: small }).collect();
+                (0..120).map(|n| SegmentFile { base: n * small, bytes: small }).collect();
             let disk = Disk::new(path, &files, Vec::new(), BlockMemory::default(), LIMITS);
             for file in &files {
                 let log = disk.read(file.base, 4096).await.unwrap();
@@ -478,7 +478,7 @@ mod tests {
                 disk.close_surplus().await;
             }
             assert_eq!(disk.segments.open_files(), 32);
-            assert_eq!(disk.indexes.open_files(), 16);
+            assert_eq!(disk.indexes.open_files(), 96);
             assert!(disk.read_index(0, 8192, 4096).await.is_err(), "past the end");
             assert!(disk.read_index(1, 0, 4096).await.is_err(), "no such index");
             // A replaced index is read anew.

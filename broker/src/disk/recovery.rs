@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// Zeros written at once.
 const WIPE_BYTES: usize = 1 << 20;
 
+/// Reads at least so long go through the log from front to back.
+const AHEAD_BYTES_MIN: usize = 1 << 20;
+
 /// Longest wait for the writes of a broker that was killed. Seen: some 10 ms; a disk that takes longer
 /// than this for one write is broken.
 const LANDING_MAX: Duration = Duration::from_secs(10);
@@ -137,6 +140,13 @@ impl LogFiles for RecoveryFiles {
         let (file, at) = self.file(position, out.len() as u64)?;
         let operation = || format!("read {} bytes at position {position}", out.len());
         let operation = operation();
+        if out.len() >= AHEAD_BYTES_MIN {
+            // The log is read from front to back: the disk brings what comes next while this is replayed. Only
+            // advice, so how it went is of no interest.
+            let next = at + out.len() as u64;
+            let length = std::num::NonZeroU64::new(out.len() as u64);
+            let _ = rustix::fs::fadvise(file, next, length, rustix::fs::Advice::WillNeed);
+        }
         file.read_exact_at(out, at).map_err(|e| failed(operation, e))
     }
 

@@ -6,6 +6,7 @@
 //!   cancelled, because glommio leaks what is cancelled or left behind;
 //! - a panic on an executor ends the process.
 
+pub mod alone;
 pub(crate) mod core;
 pub(crate) mod deadline;
 pub(crate) mod device;

@@ -29,6 +29,11 @@ impl<B: Block> Tail<B> {
         self.bytes
     }
 
+    /// Whether more is kept than the limit: units that are not flushed hold on to it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.bytes > self.limit
+    }
+
     /// Adds the newest unit and lets go of old ones below `flushed`.
     pub(crate) fn push(&mut self, position: u64, block: &Rc<B>, flushed: u64) {
         self.bytes += block.bytes().len();

@@ -154,9 +154,9 @@ impl Queue {
             entries.push(entry);
             return false;
         }
-        // The first chunk of a queue grows from little: most queues stay small.
-        let few = is_first && self.chunks.is_empty();
-        let mut entries = Vec::with_capacity(if few { 8 } else { CHUNK });
+        // The first chunk of a queue in a segment grows from little: where there are many queues, few of
+        // them fill one, and 12 KiB each would be most of the shard's memory.
+        let mut entries = Vec::with_capacity(if is_first { 8 } else { CHUNK });
         entries.push(entry);
         let entries = Entries::Growing(entries);
         self.chunks.push_back(Chunk { segment, first_offset: offset, entries });

@@ -33,14 +33,15 @@ pub(super) enum Located<'a> {
     Nowhere,
 }
 
-/// Finds the records of a queue from an offset on. `scratch` is for what comes from an index.
+/// Finds the records of a queue from an offset on, at least one if it is there, and not many more than `most`.
+/// `scratch` is for what comes from an index.
 pub(super) fn locate<'a, M: Memory>(
     queues: &'a Queues,
     log: &Log<M>,
     pages: &mut PageCache,
     scratch: &'a mut Vec<Entry>,
-    slot: u32,
-    offset: u64,
+    (slot, offset): (u32, u64),
+    most: u32,
 ) -> Located<'a> {
     match queues.at(slot).find(offset) {
         None => Located::Nowhere,
@@ -50,7 +51,7 @@ pub(super) fn locate<'a, M: Memory>(
             None => Located::Nowhere,
         },
         Some(Place::Disk(stretch, at)) => match log.segment_numbered(stretch.segment) {
-            Some(segment) => by_index(pages, scratch, segment, stretch, at),
+            Some(segment) => by_index(pages, scratch, segment, (stretch, at), most),
             None => Located::Nowhere,
         },
     }
@@ -60,8 +61,8 @@ fn by_index<'a>(
     pages: &mut PageCache,
     scratch: &'a mut Vec<Entry>,
     Segment { base, index, .. }: Segment,
-    stretch: Stretch,
-    at: u32,
+    (stretch, at): (Stretch, u32),
+    most: u32,
 ) -> Located<'a> {
     // The index was there when the stretch was made of it.
     let Some(index) = index else { return Located::Unreadable };
@@ -73,8 +74,8 @@ fn by_index<'a>(
         return Located::Need(PageName { base, page: spot.page, count });
     };
     scratch.clear();
-    scratch
-        .extend((spot.row..).map_while(|number| row::<Entry>(&page, number)).take(left as usize));
+    let few = left.min(most) as usize;
+    scratch.extend((spot.row..).map_while(|number| row::<Entry>(&page, number)).take(few));
     if scratch.is_empty() { Located::Unreadable } else { Located::At(base, scratch) }
 }
 

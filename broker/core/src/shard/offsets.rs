@@ -142,6 +142,12 @@ impl<M: Memory> Shard<M> {
 
     /// Whether a queue can be read here; returns its next offset.
     pub(super) fn readable(&self, queue: QueueId) -> Result<u64, Refuse> {
+        self.check_readable(queue)?;
+        Ok(self.queues.get(queue).map_or(0, |q| q.next))
+    }
+
+    /// Whether a queue can be read here.
+    pub(super) fn check_readable(&self, queue: QueueId) -> Handled {
         let topic = self
             .registry
             .topic(queue.topic)
@@ -159,8 +165,7 @@ impl<M: Memory> Shard<M> {
             );
             return Err(refuse(Status::UnknownQueue, text));
         }
-        self.check_shard(queue)?;
-        Ok(self.queues.get(queue).map_or(0, |q| q.next))
+        self.check_shard(queue)
     }
 
     pub(super) fn query_offsets(

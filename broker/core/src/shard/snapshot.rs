@@ -58,9 +58,10 @@ impl<M: Memory> Shard<M> {
         let grown = self.log.appended() - snapshots.began_at;
         let settled = !self.registry.has_staged()
             && self.home.as_ref().is_none_or(|home| home.all_have(self.registry.version()));
-        let due = grown >= self.config.snapshot_bytes
-            && now.mono_us >= snapshots.began_us + self.config.snapshot_pause_ms * 1000
-            || snapshots.wanted;
+        // A log at the disk's speed grows by tens of GiB in a pause: all of it would be replayed.
+        let has_paused = now.mono_us >= snapshots.began_us + self.config.snapshot_pause_ms * 1000
+            || grown >= 2 * self.config.snapshot_bytes;
+        let due = grown >= self.config.snapshot_bytes && has_paused || snapshots.wanted;
         due && settled && self.epoch_is_durable && self.log.failed().is_none()
     }
 

@@ -62,7 +62,8 @@ impl<M: Memory> Shard<M> {
             let (mut offset, mut count, mut is_lost) = (wanted.offset, 0u32, false);
             'queue: while offset < queue.visible {
                 let known;
-                let located = locate(queues, log, index_pages, scratch, wanted.slot, offset);
+                let located =
+                    locate(queues, log, index_pages, scratch, (wanted.slot, offset), u32::MAX);
                 let (base, entries) = match (located, source) {
                     (Located::At(base, entries), _) => (base, entries),
                     // What was gathered goes first; then the queue is told, and where to go on.

@@ -48,8 +48,11 @@ impl<M: Memory> Shard<M> {
             }
             let filter = wanted.filter.checked_sub(1).map(|n| &filters[usize::from(n)]);
             let visible = queues.at(wanted.slot).visible;
+            // With thousands of queues in a fetch, entries that nobody looks at would cost most of it.
+            let most = filter.map_or(1, |_| u32::MAX);
             while wanted.offset < visible {
-                match locate(queues, log, index_pages, scratch, wanted.slot, wanted.offset) {
+                let place = (wanted.slot, wanted.offset);
+                match locate(queues, log, index_pages, scratch, place, most) {
                     Located::At(base, entries) => {
                         let mut left = entries.iter().take((visible - wanted.offset) as usize);
                         let found = left.find(|entry| {

@@ -83,8 +83,8 @@ impl<M: Memory> Shard<M> {
             }
             // Only queues that can be are given a slot; what is wrong with others is found when the
             // fetch is served.
-            let slot = match self.readable(id) {
-                Ok(_) => self.queues.slot_or_new(id),
+            let slot = match self.check_readable(id) {
+                Ok(()) => self.queues.slot_or_new(id),
                 Err(_) => u32::MAX,
             };
             if slot != u32::MAX && self.queues.at(slot).waiting.len() >= FETCHES_PER_QUEUE_MAX {
@@ -149,10 +149,10 @@ impl<M: Memory> Shard<M> {
     fn find_faults(&self, parked: &Parked, fetched: &mut Vec<FetchedQueue>) {
         for wanted in &parked.queues {
             let (mut min, mut max) = (0, 0);
-            let status = match self.readable(wanted.id) {
+            let status = match self.check_readable(wanted.id) {
                 Err(refused) => refused.status,
                 // promise: one-owner
-                Ok(_)
+                Ok(())
                     if wanted.generation != 0
                         && !self.offsets.may(
                             parked.group,
@@ -163,8 +163,14 @@ impl<M: Memory> Shard<M> {
                 {
                     Status::Fenced
                 }
-                Ok(next) => {
-                    if let Some(queue) = self.queues.get(wanted.id) {
+                Ok(()) => {
+                    // Without a slot it could not be read when the fetch came, and now it can.
+                    let queue = match wanted.slot {
+                        u32::MAX => self.queues.get(wanted.id),
+                        slot => Some(self.queues.at(slot)),
+                    };
+                    let next = queue.map_or(0, |queue| queue.next);
+                    if let Some(queue) = queue {
                         (min, max) = (queue.min, queue.visible);
                     }
                     let out_of_range = wanted.offset < min || wanted.offset > next;
