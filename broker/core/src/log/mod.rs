@@ -24,6 +24,7 @@ use ringmq_schema::zerocopy::FromBytes;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tail::Tail;
+pub(crate) use unit::check_unit;
 use unit::{Mark, OpenUnit, State, Unit};
 
 /// One file of the log.

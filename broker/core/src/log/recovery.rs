@@ -19,7 +19,6 @@ use crate::index::{Header, PAGE_BYTES};
 use crate::seam::{BLOCK_BYTES, LogFiles};
 use crate::shard::OpenError;
 use ringmq_schema::record::{RecordRef, UnitHeader};
-pub(crate) use scan::check_unit;
 use scan::{Found, Scan};
 use std::collections::VecDeque;
 

@@ -6,8 +6,8 @@
 
 use super::Touched;
 use crate::seam::{BLOCK_BYTES, Block, Memory};
-use ringmq_schema::record::{self, UNIT_HEADER_BYTES, UnitHeader};
-use ringmq_schema::zerocopy::IntoBytes;
+use ringmq_schema::record::{self, Kind, RecordError, UNIT_HEADER_BYTES, UnitHeader};
+use ringmq_schema::zerocopy::{FromBytes, IntoBytes};
 use std::rc::Rc;
 
 /// What every unit says of its log.
@@ -112,5 +112,44 @@ pub(super) struct Unit<B> {
 impl<B> Unit<B> {
     pub(super) fn end(&self) -> u64 {
         self.position + self.bytes as u64
+    }
+}
+
+/// Checks every record of a whole unit, with `payloads` to the last byte; returns whether the segment ends with it.
+pub(crate) fn check_unit(unit: &[u8], payloads: bool) -> Result<bool, &'static str> {
+    let header = UnitHeader::read(unit).ok_or("no write unit begins here")?;
+    let (position, epoch) = (header.position.get(), header.epoch);
+    let (mut at, mut seal) = (UNIT_HEADER_BYTES, false);
+    while at < unit.len() {
+        let (next, found) = record::read_one(unit, at).map_err(|error| reason(&error))?;
+        match found {
+            Some(found) => {
+                found.check_header().map_err(|error| reason(&error))?;
+                if payloads {
+                    found.check_payload().map_err(|error| reason(&error))?;
+                }
+                if found.header.position.get() != position + at as u64
+                    || found.header.epoch != epoch
+                {
+                    return Err("a record of another position or epoch lies in the unit");
+                }
+            }
+            // Padding runs to the end of the unit, whatever its kind.
+            None if next != unit.len() => return Err("padding ends inside the unit"),
+            None => {
+                let prefix = record::Prefix::ref_from_prefix(&unit[at..]).ok();
+                seal = prefix.is_some_and(|(prefix, _)| prefix.kind == Kind::Seal as u8);
+            }
+        }
+        at = next;
+    }
+    Ok(seal)
+}
+
+fn reason(error: &RecordError) -> &'static str {
+    match error {
+        RecordError::HeaderChecksum { .. } => "a record's header checksum does not match",
+        RecordError::PayloadChecksum { .. } => "a record's payload checksum does not match",
+        _ => "a record's lengths or magic are wrong",
     }
 }

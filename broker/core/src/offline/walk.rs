@@ -1,9 +1,8 @@
 //! The walk over segments: bytes in, events out.
 
+use crate::log::check_unit;
 use crate::seam::{BLOCK_BYTES, SegmentFile};
-use ringmq_schema::record::{
-    self, Kind, Prefix, RecordError, RecordHeader, RecordRef, UNIT_HEADER_BYTES, UnitHeader,
-};
+use ringmq_schema::record::{self, Kind, Prefix, RecordRef, UNIT_HEADER_BYTES, UnitHeader};
 use ringmq_schema::zerocopy::FromBytes;
 use std::ops::ControlFlow;
 
@@ -225,8 +224,8 @@ impl Walk {
         let Some(unit) = self.get(at, bytes, end, read) else {
             return Look::Broken(header, "the unit cannot be read from the disk");
         };
-        match check_unit(unit, &header, check) {
-            Ok(()) => Look::Unit(header),
+        match check_unit(unit, check == Check::Everything) {
+            Ok(_) => Look::Unit(header),
             Err(what) => Look::Broken(header, what),
         }
     }
@@ -312,38 +311,4 @@ impl Walk {
 
 fn is_seal(bytes: &[u8]) -> bool {
     Prefix::ref_from_prefix(bytes).is_ok_and(|(prefix, _)| prefix.kind == Kind::Seal as u8)
-}
-
-/// Checks every record of a unit.
-fn check_unit(unit: &[u8], header: &UnitHeader, check: Check) -> Result<(), &'static str> {
-    let (position, epoch) = (header.position.get(), header.epoch);
-    let mut at = UNIT_HEADER_BYTES;
-    while at < unit.len() {
-        let (next, record) = record::read_one(unit, at).map_err(|error| reason(&error))?;
-        match record {
-            Some(record) => {
-                record.check_header().map_err(|error| reason(&error))?;
-                if check == Check::Everything {
-                    record.check_payload().map_err(|error| reason(&error))?;
-                }
-                let RecordHeader { position: at_home, epoch: its_epoch, .. } = record.header;
-                if at_home.get() != position + at as u64 || *its_epoch != epoch {
-                    return Err("a record of another position or epoch lies in the unit");
-                }
-            }
-            // Padding runs to the end of the unit, whatever its kind.
-            None if next != unit.len() => return Err("padding ends inside the unit"),
-            None => {}
-        }
-        at = next;
-    }
-    Ok(())
-}
-
-fn reason(error: &RecordError) -> &'static str {
-    match error {
-        RecordError::HeaderChecksum { .. } => "a record's header checksum does not match",
-        RecordError::PayloadChecksum { .. } => "a record's payload checksum does not match",
-        _ => "a record's lengths or magic are wrong",
-    }
 }

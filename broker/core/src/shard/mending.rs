@@ -11,8 +11,7 @@
 
 use super::Shard;
 use crate::index::{Entry, Indexed, NO_QUEUE, QueueRows, SegmentRows, StretchRow};
-use crate::log::recovery::check_unit;
-use crate::log::{Segment, note};
+use crate::log::{Segment, check_unit, note};
 use crate::peer::QueueId;
 use crate::queue::Stretch;
 use crate::seam::{Action, BLOCK_BYTES, Block, DiskError, Memory, Now, Outbox};
@@ -244,7 +243,7 @@ impl<M: Memory> Shard<M> {
     fn take_unit(&self, work: &mut Work, unit: &[u8]) {
         let Some(header) = UnitHeader::read(unit) else { return };
         let epoch = header.epoch.get();
-        if check_unit(unit, work.position, epoch).is_err() {
+        if check_unit(unit, true).is_err() {
             return;
         }
         work.epoch = epoch;

@@ -1,6 +1,6 @@
 //! Reading units one after the other, and telling torn from damaged.
 
-use super::super::Segment;
+use super::super::{Segment, check_unit};
 use super::Replay;
 use crate::config::ShardConfig;
 use crate::seam::{BLOCK_BYTES, DiskError, LogFiles};
@@ -111,7 +111,7 @@ impl Scan {
         };
         let epoch = header.epoch.get();
         // All or nothing: the whole unit is checked before any record of it counts.
-        let seal = match check_unit(unit, position, epoch) {
+        let seal = match check_unit(unit, true) {
             Ok(seal) => seal,
             Err(what) => return Ok(Found::Nothing(what)),
         };
@@ -147,8 +147,7 @@ impl Scan {
         }
         let Ok(bytes) = self.check_header(files, segment, position)? else { return Ok(false) };
         let unit = self.window.get(files, segment, position, bytes as usize)?;
-        let epoch = UnitHeader::read(unit).map_or(0, |header| header.epoch.get());
-        Ok(check_unit(unit, position, epoch).is_ok())
+        Ok(check_unit(unit, true).is_ok())
     }
 
     /// Checks what a unit's header says; returns the unit's length.
@@ -284,35 +283,4 @@ fn check_version(block: &[u8], segment: Segment) -> Result<(), OpenError> {
         return Err(OpenError::Foreign { base: segment.base, what });
     }
     Ok(())
-}
-
-/// Checks every record of a unit; returns whether the segment ends with it.
-pub(crate) fn check_unit(unit: &[u8], position: u64, epoch: u32) -> Result<bool, &'static str> {
-    let mut at = UNIT_HEADER_BYTES;
-    let mut seal = false;
-    while at < unit.len() {
-        let kind = Prefix::ref_from_prefix(&unit[at..]).ok().map(|(prefix, _)| prefix.kind);
-        let Ok((next, record)) = record::read_one(unit, at) else {
-            return Err("a record's lengths or magic are wrong");
-        };
-        match record {
-            Some(record) => {
-                if record.check_header().is_err() {
-                    return Err("a record's header checksum does not match");
-                }
-                if record.check_payload().is_err() {
-                    return Err("a record's payload checksum does not match");
-                }
-                let header = record.header;
-                if header.position.get() != position + at as u64 || header.epoch.get() != epoch {
-                    return Err("a record of another position or epoch lies here");
-                }
-            }
-            // Padding runs to the end of the unit, whatever its kind.
-            None if next != unit.len() => return Err("padding ends inside the unit"),
-            None => seal = kind == Some(Kind::Seal as u8),
-        }
-        at = next;
-    }
-    Ok(seal)
 }
