@@ -60,6 +60,8 @@ pub struct ShardConfig {
     pub lookups: usize,
     /// Most segments that one request for messages by key or id looks at; the answer says where to go on.
     pub lookup_segments: usize,
+    /// Windows of the log read for consumers that are behind are kept for the next, up to so many bytes.
+    pub read_cache_bytes: usize,
     /// Most bytes one answer to a fetch holds; one record always fits.
     pub fetch_bytes: usize,
     /// A run of records of a sealed segment goes out from the file to the socket when it is at least so long;
@@ -109,6 +111,7 @@ impl ShardConfig {
             index_cache_bytes: 16 << 20,
             lookups: 256,
             lookup_segments: 4096,
+            read_cache_bytes: 16 << 20,
             fetch_bytes: 4 << 20,
             transfer_bytes_min: 64 << 10,
             waiting_fetches: 65_536,

@@ -93,6 +93,8 @@ settings! {
     snapshot_pause: Duration = Duration::from_secs(10);
     /// Pages of indexes that each shard keeps in memory.
     index_cache_bytes: Bytes = Bytes::mib(16);
+    /// Bytes of each shard's log that stay in memory after they were read for a consumer that is behind.
+    read_cache_bytes: Bytes = Bytes::mib(16);
     /// Newest bytes of each shard's log that stay in memory for consumers at the tail.
     tail_cache_bytes: Bytes = Bytes::mib(64);
     /// Largest unit that is written at once.
@@ -234,6 +236,7 @@ impl BrokerConfig {
             backlog_bytes: self.backlog_bytes.as_usize(),
             tail_cache_bytes: self.tail_cache_bytes.as_usize(),
             async_flush_ms: u64::try_from(self.async_flush.as_millis()).unwrap_or(u64::MAX),
+            read_cache_bytes: self.read_cache_bytes.as_usize(),
             fetch_bytes: self.fetch_bytes.as_usize(),
             retention_ms: u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX),
             retention_bytes: self.retention_bytes.0,

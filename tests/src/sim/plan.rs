@@ -137,6 +137,7 @@ fn config(shards: u16, random: &mut Random) -> ShardConfig {
     config.snapshot_pause_ms = *random.pick(&[0, 100, 1000, 10_000]);
     config.index_cache_bytes = *random.pick(&[64 << 10, 128 << 10, 1 << 20]);
     config.transfer_bytes_min = *random.pick(&[0, 1, 4 << 10, 32 << 10]);
+    config.read_cache_bytes = *random.pick(&[0, 128 << 10, 1 << 20]);
     config.hole_bytes_min = *random.pick(&[4 << 10, 16 << 10]);
     config.tail_cache_bytes = *random.pick(&[16 << 10, 64 << 10, 512 << 10]);
     config.async_flush_ms = *random.pick(&[20, 100, 500]);

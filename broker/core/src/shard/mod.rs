@@ -33,7 +33,7 @@ use crate::queue::Queues;
 use crate::registry::Registry;
 use crate::route::TopicRoutes;
 use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
-use fetch::Fetches;
+use fetch::{Fetches, Windows};
 use lookup::Lookups;
 use mending::Mending;
 use punching::Punching;
@@ -65,6 +65,7 @@ pub struct Shard<M: Memory> {
     groups_looked_at_us: u64,
     groups_to_reconcile: BTreeSet<u32>,
     fetches: Fetches,
+    windows: Windows<M::Block>,
     lookups: Lookups<M::Block>,
     waiting: Waiting,
     snapshots: Snapshots,

@@ -1,7 +1,7 @@
 //! Opening: replay the log, begin an epoch, tell the other shards what they must know.
 
 use super::Shard;
-use super::fetch::Fetches;
+use super::fetch::{Fetches, Windows};
 use super::lookup::Lookups;
 use super::mending::Mending;
 use super::punching::Punching;
@@ -90,6 +90,7 @@ impl<M: Memory> Shard<M> {
         let fenced_bytes = fenced.iter().map(|range| range.to - range.from).sum();
         let figures = Figures { replayed: records, torn_bytes, fenced_bytes, ..Figures::default() };
         let resume = Resume { segments, end, rows, snapshot, named };
+        let windows = Windows::new(config.read_cache_bytes);
         let mut shard = Shard {
             log: Log::new(&config, memory, epoch, resume, now),
             snapshots: Snapshots::new(snapshot, end),
@@ -111,6 +112,7 @@ impl<M: Memory> Shard<M> {
             groups_looked_at_us: now.mono_us,
             groups_to_reconcile: BTreeSet::new(),
             fetches: Fetches::default(),
+            windows,
             lookups: Lookups::default(),
             waiting: Waiting::default(),
             frames: FrameBuilder::new(),

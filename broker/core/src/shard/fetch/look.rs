@@ -10,13 +10,13 @@ use super::SKIPPED_MAX;
 use super::gather::Source;
 use super::parked::{Parked, Reading};
 use super::transfer::Run;
+use super::windows::{Read, WINDOW_BYTES};
 use crate::index::PAGE_BYTES;
+use crate::log::Segment;
 use crate::seam::{Action, BLOCK_BYTES, Block, DiskError, Memory, Now, Outbox};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-/// Bytes read from disk at once for a consumer that is behind.
-const READ_BYTES: u64 = 1 << 20;
 /// Pages are read so often for all queues of a fetch; then it goes on with those that have them.
 const ROUNDS_MAX: u32 = 2;
 
@@ -160,16 +160,16 @@ impl<M: Memory> Shard<M> {
         }
     }
 
+    /// Reads what a fetch needs, or takes it from what was read before.
     pub(super) fn start_read(
         &mut self,
         fetch: u64,
         mut parked: Parked,
         reading: Reading,
+        expired: bool,
         out: &mut Outbox<M::Block>,
     ) {
         let Reading { wanted, position, entry, alone, .. } = reading;
-        let block = BLOCK_BYTES as u64;
-        let start = position - position % block;
         let record_end = position + u64::from(entry.bytes);
         let segment = self.log.segment_of(position).filter(|segment| record_end <= segment.end());
         let Some(segment) = segment else {
@@ -178,59 +178,119 @@ impl<M: Memory> Shard<M> {
             self.serve(fetch, parked, true, out);
             return;
         };
-        let needed = (record_end - start).next_multiple_of(block);
-        let end = (start + if alone { needed } else { needed.max(READ_BYTES) })
-            .min(segment.end())
-            .min(self.log.flushed().next_multiple_of(block));
-        let length = (end - start) as u32;
-        parked.reading = Some(Reading { start, ..reading });
-        self.figures.read_bytes += u64::from(length);
+        let grain = if alone { BLOCK_BYTES as u64 } else { WINDOW_BYTES };
+        let start = position - (position - segment.base) % grain;
+        let reading = Reading { start, ..reading };
+        if !alone && let Some(block) = self.windows.get(start, record_end) {
+            self.read_ahead(start, segment, out);
+            self.take_block(fetch, parked, &reading, &block, expired, out);
+            return;
+        }
+        parked.reading = Some(reading);
         self.fetches.parked.insert(fetch, parked);
-        out.actions.push(Action::Read { read: fetch, position: start, bytes: length });
+        if alone || !self.windows.join(fetch, start, record_end) {
+            let needed = (record_end - start).next_multiple_of(BLOCK_BYTES as u64);
+            self.read_window(start, needed.max(grain), segment, vec![fetch], alone, out);
+        }
+        if !alone {
+            self.read_ahead(start, segment, out);
+        }
+    }
+
+    fn read_window(
+        &mut self,
+        start: u64,
+        bytes: u64,
+        segment: Segment,
+        fetches: Vec<u64>,
+        alone: bool,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let flushed = self.log.flushed().next_multiple_of(BLOCK_BYTES as u64);
+        let bytes = (start + bytes).min(segment.end()).min(flushed).saturating_sub(start) as u32;
+        if bytes == 0 {
+            return;
+        }
+        let read = self.fetches.next;
+        self.fetches.next += 1;
+        self.figures.read_bytes += u64::from(bytes);
+        self.windows.begin(read, Read { start, bytes, fetches, alone });
+        out.actions.push(Action::Read { read, position: start, bytes });
+    }
+
+    /// Whoever has come from the window before will want the one behind.
+    fn read_ahead(&mut self, start: u64, segment: Segment, out: &mut Outbox<M::Block>) {
+        let next = start + WINDOW_BYTES;
+        let is_sequence = start >= segment.base + WINDOW_BYTES
+            && self.windows.has(start - WINDOW_BYTES)
+            && next + WINDOW_BYTES <= segment.end().min(self.log.flushed());
+        if is_sequence && !self.windows.has(next) && self.windows.may_read_ahead() {
+            self.read_window(next, WINDOW_BYTES, segment, Vec::new(), false, out);
+        }
     }
 
     /// A read ended.
     pub(in super::super) fn fetch_read(
         &mut self,
-        fetch: u64,
+        read: u64,
         result: Result<Rc<M::Block>, DiskError>,
         now: Now,
         out: &mut Outbox<M::Block>,
     ) {
-        let Some(mut parked) = self.fetches.parked.remove(&fetch) else { return };
-        let Some(reading) = parked.reading.take() else {
-            self.fetches.parked.insert(fetch, parked);
-            return;
-        };
-        if parked.orphaned {
-            self.forget(fetch, parked);
-            return;
+        let Some(Read { start, fetches, alone, .. }) = self.windows.end(read) else { return };
+        if let Ok(block) = &result
+            && !alone
+        {
+            self.windows.keep(start, block);
         }
-        let block = match result {
-            Ok(block) => block,
-            // Perhaps it is another place of the range that is bad.
-            Err(_) if !reading.alone => {
-                self.start_read(fetch, parked, Reading { alone: true, ..reading }, out);
-                return;
+        for fetch in fetches {
+            let Some(mut parked) = self.fetches.parked.remove(&fetch) else { continue };
+            let Some(reading) = parked.reading.take() else {
+                self.fetches.parked.insert(fetch, parked);
+                continue;
+            };
+            if parked.orphaned {
+                self.forget(fetch, parked);
+                continue;
             }
-            Err(_) => {
-                self.figures.failed_reads += 1;
-                parked.queues[reading.wanted].failed = true;
-                self.serve(fetch, parked, true, out);
-                return;
+            let expired = self.is_due(&parked, now);
+            match &result {
+                Ok(block) => self.take_block(fetch, parked, &reading, block, expired, out),
+                // Perhaps it is another place of the range that is bad.
+                Err(_) if !alone => {
+                    let reading = Reading { alone: true, ..reading };
+                    self.start_read(fetch, parked, reading, expired, out);
+                }
+                Err(_) => {
+                    self.figures.failed_reads += 1;
+                    parked.queues[reading.wanted].failed = true;
+                    self.serve(fetch, parked, true, out);
+                }
             }
-        };
+        }
+    }
+
+    /// Answers a fetch with what was read.
+    fn take_block(
+        &mut self,
+        fetch: u64,
+        parked: Parked,
+        reading: &Reading,
+        block: &Rc<M::Block>,
+        expired: bool,
+        out: &mut Outbox<M::Block>,
+    ) {
         let mut fetched = std::mem::take(&mut self.fetches.fetched);
         fetched.clear();
         // Ownership may have moved meanwhile.
         self.find_faults(&parked, &mut fetched);
         if !fetched.is_empty() {
             self.fetches.fetched = fetched;
-            self.serve(fetch, parked, false, out);
+            self.serve(fetch, parked, expired, out);
             return;
         }
         let slices = out.slices.len();
-        let source = Source::Disk(&reading, &block);
+        let source = Source::Disk(reading, block);
         let gathered = self.gather(&parked, 0, &source, slices, &mut fetched, out);
         if gathered.bytes > 0 || gathered.told {
             self.answer_fetch(&parked, gathered.bytes, slices, &fetched, out);
@@ -240,7 +300,6 @@ impl<M: Memory> Shard<M> {
             // Nothing of it is wanted any more: it expired meanwhile.
             self.fetches.fetched = fetched;
             out.slices.truncate(slices);
-            let expired = self.is_due(&parked, now);
             self.serve(fetch, parked, expired, out);
         }
     }

@@ -9,8 +9,10 @@ mod gather;
 mod look;
 mod parked;
 mod transfer;
+mod windows;
 
 pub(super) use parked::Fetches;
+pub(super) use windows::Windows;
 
 use super::offsets::{check_count, nothing};
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
@@ -122,7 +124,7 @@ impl<M: Memory> Shard<M> {
             self.fetches.fetched = fetched;
             match cold {
                 Cold::Pages(pages) => self.read_pages(fetch, parked, &pages, out),
-                Cold::At(reading) => self.start_read(fetch, parked, reading, out),
+                Cold::At(reading) => self.start_read(fetch, parked, reading, expired, out),
                 Cold::Run(run) => self.send_run(fetch, parked, &run, out),
                 Cold::No => {}
             }
