@@ -6,7 +6,10 @@ use crate::outcome::{Goal, Outcome, median, rounds};
 use crate::server;
 use crate::wire::{Wire, fill_queues, read_all};
 use ringmq_schema::produce::Flush;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Each side appends in so many turns of a round.
+const TURNS: u64 = 16;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -43,12 +46,31 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     let broker = server::Options::new(&folder.path().join("data")).start()?;
     let mut wire = Wire::connect(broker.address("listen")?)?;
     for round in 0..options.rounds {
-        // Who begins changes from round to round.
+        let mut topics = Vec::new();
+        for (side, queues) in sides.into_iter().enumerate() {
+            let topic = wire.create_topic(&format!("bench-{side}-{round}"), queues)?;
+            topics.push((topic, queues, runs_of(options, topic, queues)));
+        }
+        // In short turns: the disk's speed changes from second to second.
+        let mut appending = [Duration::ZERO; 2];
+        let batches = (batches_of(options) / TURNS).max(1);
+        for turn in 0..TURNS as usize {
+            for side in [(round + turn) % 2, (round + turn + 1) % 2] {
+                let runs = &mut topics[side].2;
+                let begun = Instant::now();
+                fill_queues(&mut wire, runs, batches, options.in_flight, Flush::Default)?;
+                appending[side] += begun.elapsed();
+                let next = batches as usize % runs.len();
+                runs.rotate_left(next);
+            }
+        }
+        let records = batches * TURNS * u64::from(options.batch);
         for side in [round % 2, 1 - round % 2] {
-            let topic = wire.create_topic(&format!("bench-{side}-{round}"), sides[side])?;
-            let (appended, fetched) = measure(&mut wire, options, topic, sides[side])?;
-            append[side].push(appended);
-            fetch[side].push(fetched);
+            append[side].push(records as f64 / appending[side].as_secs_f64());
+            let (topic, queues, _) = topics[side];
+            let begun = Instant::now();
+            read_all(&mut wire, topic, queues, records, options.fetch_kib << 10)?;
+            fetch[side].push(records as f64 / begun.elapsed().as_secs_f64());
         }
     }
     for (what, figures) in [("append", &append), ("fetch", &fetch)] {
@@ -62,30 +84,20 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// Messages a second: appended, and fetched afterwards.
-fn measure(
-    wire: &mut Wire,
-    options: &Options,
-    topic: u32,
-    queues: u32,
-) -> anyhow::Result<(f64, f64)> {
+fn batches_of(options: &Options) -> u64 {
+    let batch = fill::run_of((1, 0), options.batch, options.body, |_| None);
+    ((options.mib << 20) / batch.bytes.len() as u64).max(1)
+}
+
+/// Batches for the queues in turn; as many buffers on both sides, so that both find them in the same caches.
+fn runs_of(options: &Options, topic: u32, queues: u32) -> Vec<(u32, u32, Run)> {
     let run = fill::run_of((topic, 0), options.batch, options.body, |_| None);
-    let batches = ((options.mib << 20) / run.bytes.len() as u64).max(1);
-    // As many buffers on both sides, so that both find them in the same caches.
-    let buffers = u64::from(options.queues).min(batches) as u32;
+    let buffers = u64::from(options.queues).min(batches_of(options)) as u32;
     let readdressed = |number| {
         let queue = number % queues;
         let mut bytes = run.bytes.clone();
         ringmq_schema::build::readdress(&mut bytes, topic, queue);
         (topic, queue, Run { bytes, records: run.records })
     };
-    let runs: Vec<_> = (0..buffers).map(readdressed).collect();
-    let begun = Instant::now();
-    fill_queues(wire, &runs, batches, options.in_flight, Flush::Default)?;
-    let records = batches * u64::from(options.batch);
-    let appended = records as f64 / begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
-    read_all(wire, topic, queues, records, options.fetch_kib << 10)?;
-    let fetched = records as f64 / begun.elapsed().as_secs_f64();
-    Ok((appended, fetched))
+    (0..buffers).map(readdressed).collect()
 }

@@ -49,6 +49,7 @@ fn binary(name: &str) -> anyhow::Result<PathBuf> {
         if folder.ends_with("release") {
             build.arg("--release");
         }
+        build.arg("--target-dir").arg(folder.parent().context("target/PROFILE")?);
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         if !build.status().context("starting cargo")?.success() {
             bail!("the servers do not build");
