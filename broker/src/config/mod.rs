@@ -88,7 +88,7 @@ settings! {
     /// How many bytes are kept of a topic that does not say; 0: any number.
     retention_bytes: Bytes = Bytes(0);
     /// Growth of a shard's log after which its state is written down again: what a restart reads at most.
-    snapshot_bytes: Bytes = Bytes::mib(512);
+    snapshot_bytes: Bytes = Bytes::mib(256);
     /// Shortest time between two such writings, unless the log grew by twice snapshot_bytes.
     snapshot_pause: Duration = Duration::from_secs(10);
     /// Pages of indexes that each shard keeps in memory.

@@ -12,6 +12,8 @@ use crate::seam::{Memory, Now, Outbox};
 use crate::snapshot::{QueueState, Slice};
 use ringmq_schema::record::Kind;
 
+/// The log grows by at least so many times what the last snapshot took.
+const SHARE: u64 = 32;
 /// Bytes of a slice: some 30 µs to make, and small beside a write unit.
 const SLICE_BYTES: usize = 16 << 10;
 
@@ -39,6 +41,8 @@ pub(super) struct Snapshots {
     began_us: u64,
     /// One is to be written although little has happened.
     wanted: bool,
+    /// Bytes of slices in the one under way, or in the last.
+    bytes: u64,
 }
 
 impl Snapshots {
@@ -61,7 +65,9 @@ impl<M: Memory> Shard<M> {
         // A log at the disk's speed grows by tens of GiB in a pause: all of it would be replayed.
         let has_paused = now.mono_us >= snapshots.began_us + self.config.snapshot_pause_ms * 1000
             || grown >= 2 * self.config.snapshot_bytes;
-        let due = grown >= self.config.snapshot_bytes && has_paused || snapshots.wanted;
+        // Where the state is large, snapshots of it stay a small part of what is written.
+        let enough = self.config.snapshot_bytes.max(SHARE * snapshots.bytes);
+        let due = grown >= enough && has_paused || snapshots.wanted;
         due && settled && self.epoch_is_durable && self.log.failed().is_none()
     }
 
@@ -103,10 +109,12 @@ impl<M: Memory> Shard<M> {
             began_at: self.log.appended(),
             began_us: now.mono_us,
             wanted: false,
+            bytes: 0,
         };
     }
 
     fn append_slice(&mut self, slice: &Slice, now: Now, out: &mut Outbox<M::Block>) -> u64 {
+        self.snapshots.bytes += slice.payload().len() as u64;
         self.log.append_state(Kind::Snapshot, slice.payload(), self.stopping, now, out)
     }
 
