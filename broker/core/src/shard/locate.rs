@@ -19,6 +19,22 @@ pub(super) struct PageName {
     pub(super) count: u32,
 }
 
+/// Most pages of an index read in one go for all queues of a fetch.
+const RUN_MAX: u32 = 64;
+
+impl PageName {
+    /// Takes in pages that begin within these or right behind them, when that is not too much for one read.
+    pub(super) fn take(&mut self, other: &PageName) -> bool {
+        let end = (self.page + self.count).max(other.page + other.count);
+        let adjoins = other.base == self.base && other.page <= self.page + self.count;
+        let fits = adjoins && end - self.page <= RUN_MAX;
+        if fits {
+            self.count = end - self.page;
+        }
+        fits
+    }
+}
+
 /// What is known of an offset.
 #[derive(Debug)]
 pub(super) enum Located<'a> {

@@ -109,10 +109,17 @@ impl<M: Memory> Shard<M> {
         pages: &BTreeSet<PageName>,
         out: &mut Outbox<M::Block>,
     ) {
-        parked.pages = pages.len() as u32;
+        // A fetch of many queues wants pages that lie side by side: they are read together.
+        let mut runs: Vec<PageName> = Vec::new();
+        for page in pages {
+            if !runs.last_mut().is_some_and(|run| run.take(page)) {
+                runs.push(*page);
+            }
+        }
+        parked.pages = runs.len() as u32;
         parked.rounds += 1;
         self.fetches.parked.insert(fetch, parked);
-        for page in pages {
+        for page in &runs {
             self.figures.index_reads += u64::from(page.count);
             let read = self.fetches.next;
             self.fetches.next += 1;
@@ -137,10 +144,10 @@ impl<M: Memory> Shard<M> {
         let is_there = !is_old
             && result.is_ok_and(|block| {
                 // The one that is needed last: it is there when the fetch goes on.
-                let mut is_there = false;
+                let mut is_there = true;
                 for (n, bytes) in block.bytes().chunks_exact(PAGE_BYTES).enumerate().rev() {
                     let page = name.page + n as u32;
-                    is_there = self.index_pages.insert(name.base, page, bytes).is_some();
+                    is_there &= self.index_pages.insert(name.base, page, bytes).is_some();
                 }
                 is_there
             });
