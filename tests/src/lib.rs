@@ -4,6 +4,8 @@
 //! the broker cannot hide behind the same fault in its judge.
 
 pub mod durability;
+#[cfg(all(feature = "faults", target_os = "linux"))]
+pub mod faulty;
 pub mod server;
 pub mod sim;
 pub mod wire;
