@@ -57,8 +57,15 @@ impl Core {
         let core = Rc::clone(self);
         self.tasks.spawn(async move {
             let made = core.slots[at].disk.make_segment(base, bytes).await;
-            if let Ok(true) = made {
-                core.state.control.recycled.fetch_add(1, Ordering::Relaxed);
+            match &made {
+                Ok(true) => {
+                    core.state.control.recycled.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let shard = core.slots[at].number;
+                    tracing::error!(shard, "{error}; it is tried again, and messages refused meanwhile");
+                }
             }
             core.complete(at, Input::SegmentReady { base, result: made.map(drop) });
         });

@@ -144,7 +144,9 @@ impl<M: Memory> Shard<M> {
                 self.log.pump(now, out);
                 self.settle(now, out);
             }
-            Input::SegmentReady { base, result: Err(_) } => self.log.segment_failed(base, now),
+            Input::SegmentReady { base, result: Err(error) } => {
+                self.log.segment_failed(base, error.to_string(), now);
+            }
             Input::Written { result: Err(error), .. }
             | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
             Input::Read { read, result } | Input::IndexRead { read, result }
