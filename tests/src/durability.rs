@@ -6,12 +6,13 @@
 #![allow(clippy::missing_panics_doc)] // Panicking is how a test says that a promise is broken.
 
 use crate::server::{BrokerOptions, PATIENCE, Process, eventually};
-use crate::wire::{Wire, base_offset, run};
+use crate::wire::{Fetched, Wire, base_offset, run};
 use ringmq_schema::error::Status;
 use ringmq_schema::placement::shard_of_queue;
 use ringmq_schema::produce::Flush;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -184,6 +185,48 @@ impl Load {
             assert_eq!(journal.read[..seen.len()], seen[..], "queue {queue}");
         }
     }
+
+    /// Reads a queue from the beginning, and goes on behind each offset that is answered with `fault`: these
+    /// are returned, and what was read has the bytes it must have.
+    pub fn read_around(&self, address: SocketAddr, queue: u32, fault: Status) -> Read {
+        let journal = self.journals[queue as usize].lock().expect("not poisoned");
+        let (topic, _, shard) = self.target(queue);
+        let mut wire = Wire::connect(address, shard).expect("the broker serves");
+        let (mut read, mut at) = (Read::default(), 0);
+        loop {
+            let mut all = wire.fetch_queues(topic, shard, &[(queue, at)], 0).expect("it answers");
+            let fetched = all.remove(&queue).unwrap_or_else(|| Fetched::nothing(at));
+            for ((offset, bytes), place) in fetched.bodies.into_iter().zip(fetched.places) {
+                let number = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+                assert_eq!(bytes, body(number), "queue {queue}, offset {offset}: foreign bytes");
+                let expected = journal.acknowledged.get(&offset);
+                assert!(expected.is_none_or(|expected| *expected == number), "offset {offset}");
+                read.places.insert(offset, place);
+                at = offset + 1;
+            }
+            if fetched.status == fault {
+                // A damaged stretch is passed over at once, what cannot be read one by one.
+                let next = fetched.next.max(at + 1);
+                read.missing.extend(at..next);
+                at = next;
+            } else {
+                assert_eq!(fetched.status, Status::Ok, "queue {queue}, offset {at}");
+                if at >= fetched.high {
+                    break;
+                }
+            }
+        }
+        read
+    }
+}
+
+/// What [`Load::read_around`] found.
+#[derive(Debug, Clone, Default)]
+pub struct Read {
+    /// Offsets that cannot be read.
+    pub missing: BTreeSet<u64>,
+    /// Where in the shard's log the others lie.
+    pub places: BTreeMap<u64, Range<u64>>,
 }
 
 fn body(number: u64) -> Vec<u8> {

@@ -132,14 +132,27 @@ impl Process {
 
     /// kill -9, and waits until it is gone.
     pub fn kill(mut self) {
-        self.child.kill().expect("it runs");
+        // It may have ended by itself.
+        let _ = self.child.kill();
         self.child.wait().expect("it was ours");
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_stop(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    }
+
+    /// Whether it has ended, but for threads that the kernel keeps until a disk answers.
+    pub fn has_left(&mut self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let state = status.ok().and_then(|text| text.rsplit(") ").next()?.chars().next());
+        state.is_none_or(|state| state == 'Z') || !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// SIGTERM; the exit code.
     pub fn terminate(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.ask_to_stop();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("it was ours") {

@@ -13,6 +13,7 @@ use ringmq_schema::record;
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::time::Duration;
 
 /// An answer, copied out of its frame.
@@ -43,6 +44,8 @@ pub struct Fetched {
     pub status: Status,
     /// Bodies by offset.
     pub bodies: Vec<(u64, Vec<u8>)>,
+    /// Where in the shard's log they lie.
+    pub places: Vec<Range<u64>>,
     /// Where to go on.
     pub next: u64,
     /// The high watermark.
@@ -52,9 +55,9 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    fn nothing(offset: u64) -> Fetched {
-        let bodies = Vec::new();
-        Fetched { status: Status::Ok, bodies, next: offset, high: offset, min: 0 }
+    pub(crate) fn nothing(offset: u64) -> Fetched {
+        let (bodies, places) = (Vec::new(), Vec::new());
+        Fetched { status: Status::Ok, bodies, places, next: offset, high: offset, min: 0 }
     }
 }
 
@@ -224,6 +227,7 @@ impl Wire {
             let found = Fetched {
                 status: Status::from_code(fetched.status()),
                 bodies: Vec::new(),
+                places: Vec::new(),
                 next: fetched.next_offset(),
                 high: fetched.high_watermark(),
                 min: fetched.min_offset(),
@@ -242,6 +246,8 @@ impl Wire {
             let message = found.message().map_err(Error::other)?;
             let body = message.body().map(|b| b.bytes().to_vec()).unwrap_or_default();
             queue.bodies.push((header.offset.get(), body));
+            let position = header.position.get();
+            queue.places.push(position..position + found.bytes.len() as u64);
         }
         Ok(all)
     }

@@ -148,7 +148,8 @@ impl<M: Memory> Shard<M> {
                 self.log.segment_failed(base, error.to_string(), now);
             }
             Input::Written { result: Err(error), .. }
-            | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
+            | Input::Synced { result: Err(error), .. }
+            | Input::DiskFailed { error } => self.fail(&error, now, out),
             Input::Read { read, result } | Input::IndexRead { read, result }
                 if self.lookups.owns(read) =>
             {
