@@ -151,6 +151,11 @@ impl Load {
         }
     }
 
+    /// Body of one more message, which may be read later or not.
+    pub fn next_body(&self) -> Vec<u8> {
+        body(self.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// What is acknowledged in each queue at this moment: the end of what must survive.
     pub fn snapshot(&self) -> Vec<u64> {
         let end = |journal: &Arc<Mutex<Journal>>| {
@@ -204,6 +209,8 @@ impl Load {
                 read.places.insert(offset, place);
                 at = offset + 1;
             }
+            at = fetched.damaged.last().map_or(at, |damaged| at.max(damaged + 1));
+            read.missing.extend(fetched.damaged);
             if fetched.status == fault {
                 // A damaged stretch is passed over at once, what cannot be read one by one.
                 let next = fetched.next.max(at + 1);

@@ -44,7 +44,9 @@ pub struct Fetched {
     pub status: Status,
     /// Bodies by offset.
     pub bodies: Vec<(u64, Vec<u8>)>,
-    /// Where in the shard's log they lie.
+    /// Offsets of those whose payload is not what the producer sent.
+    pub damaged: Vec<u64>,
+    /// Where in the shard's log the others lie.
     pub places: Vec<Range<u64>>,
     /// Where to go on.
     pub next: u64,
@@ -56,8 +58,15 @@ pub struct Fetched {
 
 impl Fetched {
     pub(crate) fn nothing(offset: u64) -> Fetched {
-        let (bodies, places) = (Vec::new(), Vec::new());
-        Fetched { status: Status::Ok, bodies, places, next: offset, high: offset, min: 0 }
+        Fetched {
+            status: Status::Ok,
+            bodies: Vec::new(),
+            damaged: Vec::new(),
+            places: Vec::new(),
+            next: offset,
+            high: offset,
+            min: 0,
+        }
     }
 }
 
@@ -193,6 +202,9 @@ impl Wire {
         let mut all = self.fetch_queues(topic, shard, &[(queue, offset)], wait_ms)?;
         let fetched = all.remove(&queue).unwrap_or_else(|| Fetched::nothing(offset));
         match fetched.status {
+            Status::Ok if !fetched.damaged.is_empty() => {
+                Err(Error::other(format!("offset {}: its payload is damaged", fetched.damaged[0])))
+            }
             Status::Ok => Ok(fetched),
             status => Err(Error::other(format!("offset {offset}: {status}"))),
         }
@@ -207,9 +219,8 @@ impl Wire {
         wait_ms: u32,
     ) -> Result<BTreeMap<u32, Fetched>> {
         let answer = self.call(Opcode::Fetch, shard, &[], |fbb| {
-            let queue = |(queue, offset): &(u32, u64)| {
-                FetchQueue::new(topic, *queue, *offset, 0, 0, 0)
-            };
+            let queue =
+                |(queue, offset): &(u32, u64)| FetchQueue::new(topic, *queue, *offset, 0, 0, 0);
             let queues: Vec<FetchQueue> = queues.iter().map(queue).collect();
             let queues = Some(fbb.create_vector(&queues));
             let max_bytes = 4 << 20;
@@ -227,6 +238,7 @@ impl Wire {
             let found = Fetched {
                 status: Status::from_code(fetched.status()),
                 bodies: Vec::new(),
+                damaged: Vec::new(),
                 places: Vec::new(),
                 next: fetched.next_offset(),
                 high: fetched.high_watermark(),
@@ -237,12 +249,16 @@ impl Wire {
         for found in record::records(&answer.run) {
             let found = found.map_err(Error::other)?;
             found.check_header().map_err(Error::other)?;
-            found.check_payload().map_err(Error::other)?;
             let header = found.header;
             let queue = all.get_mut(&header.queue.get());
             let (Some(queue), true) = (queue, header.topic.get() == topic) else {
                 return Err(Error::other("a record of a foreign queue"));
             };
+            // The broker does not compare it: that is for the consumer.
+            if found.check_payload().is_err() {
+                queue.damaged.push(header.offset.get());
+                continue;
+            }
             let message = found.message().map_err(Error::other)?;
             let body = message.body().map(|b| b.bytes().to_vec()).unwrap_or_default();
             queue.bodies.push((header.offset.get(), body));

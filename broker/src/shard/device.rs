@@ -65,7 +65,10 @@ impl Core {
                 Ok(false) => {}
                 Err(error) => {
                     let shard = core.slots[at].number;
-                    tracing::error!(shard, "{error}; it is tried again, and messages refused meanwhile");
+                    tracing::error!(
+                        shard,
+                        "{error}; it is tried again, and messages refused meanwhile"
+                    );
                 }
             }
             core.ended(at, ticket, Input::SegmentReady { base, result: made.map(drop) });

@@ -479,8 +479,7 @@ impl Filesystem for Files {
         };
         let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
         self.faults.carry_out(&[Operation::Make], &path, &(0..u64::MAX), move |work| {
-            let made =
-                work.with(|| Ok(rustix::fs::fallocate(&open.file, flags, offset, length)?));
+            let made = work.with(|| Ok(rustix::fs::fallocate(&open.file, flags, offset, length)?));
             answer(reply, made);
         });
     }

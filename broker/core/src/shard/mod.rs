@@ -19,7 +19,7 @@ mod sealing;
 mod snapshot;
 mod waiting;
 
-pub use open::OpenError;
+pub use open::{OpenError, check_segment};
 
 use crate::config::{Figures, ShardConfig};
 use crate::consume::group::{GroupState, Heartbeat};
