@@ -269,7 +269,9 @@ fn send(
         }
         let Ok(answer) = wire.receive() else { return End::Gone };
         // A disk that is gone refuses writes, and a broker that stops all requests: as good as dead.
-        if matches!(answer.status, Status::ShardFailed | Status::NotReady) {
+        // So is a topic that was deleted.
+        let ends = [Status::ShardFailed, Status::NotReady, Status::UnknownTopic];
+        if ends.contains(&answer.status) {
             return End::Refused(answer.status, answer.refusal());
         }
         let batch = in_flight.remove(&answer.correlation).expect("it was asked for");

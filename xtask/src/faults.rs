@@ -37,6 +37,8 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         "hosts",
         "--test",
         "disk_faults",
+        "--test",
+        "disk_watermark",
         "--",
         "--nocapture",
     ]);
