@@ -7,9 +7,10 @@
 
 use ringmq_schema::error::{Retry, Status};
 use ringmq_schema::produce::Flush;
+use ringmq_tests::consume::{Delivered, consume};
 use ringmq_tests::durability::{End, Load, restart};
 use ringmq_tests::faulty::{FaultyDisk, Operation, Trouble, Which};
-use ringmq_tests::server::{BrokerOptions, Process, eventually};
+use ringmq_tests::server::{BrokerOptions, Process, eventually, namesrv};
 use ringmq_tests::wire::{Answer, Wire, run};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
@@ -345,4 +346,42 @@ fn a_segment_whose_making_hangs_stops_its_shard_only() {
     broker.kill();
     producers.join();
     goes_on(&host, &load);
+}
+
+/// Runs of records go from file to socket, and the answer breaks off where the disk gives no more: consumers get
+/// everything else nevertheless, and that too when it can be read again.
+#[test]
+fn consumers_get_past_an_unreadable_range_of_a_run_sent_from_the_file() {
+    let namesrv = namesrv("names");
+    let mut host = Host::of_small_segments();
+    host.options.namesrv = vec![namesrv.address()];
+    let (broker, load) = with_a_past(&host);
+    let ends = load.snapshot();
+    let in_file = 300 << 10..400 << 10;
+    let which = Which::new(Operation::Read, "shard-0001/00000000000001048576.log").within(in_file);
+    let trouble = host.disk.fail(which, Errno::IO);
+    let good = load.queues_on(0);
+    let wanted: u64 = good.iter().map(|queue| ends[*queue as usize]).sum();
+    let others = move |got: &Delivered| {
+        got.keys().filter(|place| good.contains(&place.0)).count() as u64 >= wanted
+    };
+    let first = consume(namesrv.address(), "readers", "orders", others);
+    eventually("transfers were made", || broker.metric("ringmq_transfers_total") > 0.0);
+    trouble.lift();
+    // The group goes on where it stood: nothing was left out.
+    let all: u64 = ends.iter().sum();
+    let before = first.len() as u64;
+    let rest = move |got: &Delivered| before + got.len() as u64 >= all;
+    let second = if before < all {
+        consume(namesrv.address(), "readers", "orders", rest)
+    } else {
+        Delivered::new()
+    };
+    for (queue, end) in ends.iter().enumerate() {
+        for offset in 0..*end {
+            let place = (queue as u32, offset);
+            assert!(first.contains_key(&place) || second.contains_key(&place), "{place:?} is lost");
+        }
+    }
+    assert_eq!(broker.terminate(), Some(0));
 }
