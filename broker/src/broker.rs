@@ -9,6 +9,7 @@ use crate::config::BrokerConfig;
 use crate::control::{Control, ControlConfig, Shared};
 use crate::data_dir::{DataDir, Owner, random_id};
 use crate::disk::beside::{self, Job};
+use crate::disk::recovery::check_folder;
 use crate::net::listen;
 use crate::net::transfer::{Desk, Transfers};
 use crate::shard::mesh::{Mesh, Parcel};
@@ -57,6 +58,11 @@ impl Broker {
         let shards = config.shards.unwrap_or(default_shards);
         let data = DataDir::open(&config.data_dir, owner, shards, config.shards)?;
         let shards = data.shards();
+        // All of them before the first is opened, which may write.
+        for shard in 0..shards {
+            let own = config.shard(shard, shards, data.log_id(shard));
+            check_folder(&own, &data.shard_path(shard))?;
+        }
         let cores =
             usize::from(config.cores.unwrap_or(default_shards)).min(usize::from(shards)).max(1);
         // A shard's segments are opened up to three times, and some indexes; each loan has a descriptor.

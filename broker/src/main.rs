@@ -1,7 +1,7 @@
 //! The binary `ringmq-broker`.
 //!
 //! stdout is one line when the broker is ready; everything else goes to stderr. SIGTERM and SIGINT stop
-//! it in order; exit 0 then, 1 when it cannot start or stop, 2 for bad settings.
+//! it in order; exit 0 then, 1 when it cannot start or stop (in time), 2 for bad settings.
 
 use anyhow::Context;
 use ringmq_broker::Broker;
@@ -10,6 +10,10 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Time to send last answers and close files, beyond `stop_timeout`.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RINGMQ_LOG")
@@ -76,6 +80,7 @@ fn run(config: ringmq_broker::BrokerConfig) -> anyhow::Result<()> {
         let _ = tell.send(signal);
     })?;
     let name = config.broker.clone();
+    let stop_limit = config.stop_timeout + LAST_WORDS;
     let broker = Broker::start(config)?;
     serves.store(true, Ordering::Release);
     let http =
@@ -84,7 +89,24 @@ fn run(config: ringmq_broker::BrokerConfig) -> anyhow::Result<()> {
     std::io::stdout().flush()?;
     let signal = told.recv().context("the thread that waits for signals ended")??;
     tracing::info!(signal, "stopping");
+    end_after(stop_limit)?;
     broker.stop()?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Ends the process when the broker has not stopped by then: a disk that does not answer holds its threads for
+/// as long as it likes. What was acknowledged is durable, what it holds was not.
+fn end_after(limit: Duration) -> anyhow::Result<()> {
+    let end = move || {
+        std::thread::sleep(limit);
+        eprintln!(
+            "ringmq-broker: not stopped within {} s: a disk does not answer, or a client does not read; the \
+             process ends, acknowledged messages are on disk",
+            limit.as_secs()
+        );
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("ringmq-stop".to_owned()).spawn(end).map(drop)?;
     Ok(())
 }

@@ -5,13 +5,14 @@
 //! else may, offsets have no gap, and what was read once is there for ever.
 #![allow(clippy::missing_panics_doc)] // Panicking is how a test says that a promise is broken.
 
-use crate::server::{BrokerOptions, PATIENCE, Process};
-use crate::wire::{Wire, base_offset, run};
+use crate::server::{BrokerOptions, PATIENCE, Process, eventually};
+use crate::wire::{Fetched, Wire, base_offset, run};
 use ringmq_schema::error::Status;
 use ringmq_schema::placement::shard_of_queue;
 use ringmq_schema::produce::Flush;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ struct Journal {
     verified: u64,
     /// Number at each offset that was read.
     read: Vec<u64>,
+    /// Refused for want of room: none of these was taken.
+    refused: BTreeSet<u64>,
 }
 
 /// Load on every queue of a topic, and its journal.
@@ -41,19 +44,36 @@ pub struct Load {
     mixed: bool,
     numbers: Arc<AtomicU64>,
     acknowledged: Arc<AtomicU64>,
+    /// Batches refused for want of room.
+    refusals: Arc<AtomicU64>,
     journals: Vec<Arc<Mutex<Journal>>>,
 }
 
-/// Producers at work.
+/// Why a producer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The connection is gone.
+    Gone,
+    /// It was refused with this, and sees no use in another try here.
+    Refused(Status, String),
+}
+
+/// Producers at work, one a queue.
 #[derive(Debug)]
-pub struct Producers(Vec<std::thread::JoinHandle<()>>);
+pub struct Producers(Vec<std::thread::JoinHandle<End>>);
 
 impl Producers {
-    /// Waits until all have noticed that the broker is gone.
-    pub fn join(self) {
-        for producer in self.0 {
-            producer.join().expect("a producer found a broken promise");
-        }
+    /// Waits until all have noticed that the broker is gone; how each of them did.
+    pub fn join(self) -> Vec<End> {
+        let join = |producer: std::thread::JoinHandle<End>| {
+            producer.join().expect("a producer found a broken promise")
+        };
+        self.0.into_iter().map(join).collect()
+    }
+
+    /// Whether the producer of this queue has ended.
+    pub fn has_ended(&self, queue: u32) -> bool {
+        self.0[queue as usize].is_finished()
     }
 }
 
@@ -68,17 +88,42 @@ impl Load {
             mixed,
             numbers: Arc::default(),
             acknowledged: Arc::default(),
+            refusals: Arc::default(),
             journals: (0..queues).map(|_| Arc::default()).collect(),
         }
     }
 
-    fn target(&self, queue: u32) -> Target {
+    /// Where a queue of the topic is.
+    pub fn target(&self, queue: u32) -> Target {
         (self.topic, queue, shard_of_queue(self.topic, queue, self.shards))
     }
 
     /// Messages acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Batches that were refused for want of room so far.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
+    /// The queues on this shard.
+    pub fn queues_on(&self, shard: u16) -> Vec<u32> {
+        let queues = 0..self.journals.len() as u32;
+        queues.filter(|queue| self.target(*queue).2 == shard).collect()
+    }
+
+    /// Waits until so many more are acknowledged in each of these queues.
+    pub fn wait_for_queues(&self, queues: &[u32], more: u64) {
+        let ends = |load: &Load| -> Vec<u64> {
+            let all = load.snapshot();
+            queues.iter().map(|queue| all[*queue as usize]).collect()
+        };
+        let before = ends(self);
+        eventually("the queues take more", || {
+            ends(self).iter().zip(&before).all(|(end, before)| *end >= before + more)
+        });
     }
 
     /// A producer for each queue, until the broker is gone.
@@ -88,8 +133,9 @@ impl Load {
             let (numbers, acknowledged) =
                 (Arc::clone(&self.numbers), Arc::clone(&self.acknowledged));
             let (journal, mixed) = (Arc::clone(journal), self.mixed);
+            let refusals = Arc::clone(&self.refusals);
             std::thread::spawn(move || {
-                send(address, target, mixed, &numbers, &journal, &acknowledged);
+                send(address, target, mixed, &numbers, &journal, [&acknowledged, &refusals])
             })
         };
         Producers(self.journals.iter().enumerate().map(start).collect())
@@ -103,6 +149,11 @@ impl Load {
             assert!(Instant::now() < deadline, "the broker takes nothing");
             std::thread::park_timeout(Duration::from_micros(200));
         }
+    }
+
+    /// Body of one more message, which may be read later or not.
+    pub fn next_body(&self) -> Vec<u8> {
+        body(self.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
     /// What is acknowledged in each queue at this moment: the end of what must survive.
@@ -139,6 +190,50 @@ impl Load {
             assert_eq!(journal.read[..seen.len()], seen[..], "queue {queue}");
         }
     }
+
+    /// Reads a queue from the beginning, and goes on behind each offset that is answered with `fault`: these
+    /// are returned, and what was read has the bytes it must have.
+    pub fn read_around(&self, address: SocketAddr, queue: u32, fault: Status) -> Read {
+        let journal = self.journals[queue as usize].lock().expect("not poisoned");
+        let (topic, _, shard) = self.target(queue);
+        let mut wire = Wire::connect(address, shard).expect("the broker serves");
+        let (mut read, mut at) = (Read::default(), 0);
+        loop {
+            let mut all = wire.fetch_queues(topic, shard, &[(queue, at)], 0).expect("it answers");
+            let fetched = all.remove(&queue).unwrap_or_else(|| Fetched::nothing(at));
+            for ((offset, bytes), place) in fetched.bodies.into_iter().zip(fetched.places) {
+                let number = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+                assert_eq!(bytes, body(number), "queue {queue}, offset {offset}: foreign bytes");
+                let expected = journal.acknowledged.get(&offset);
+                assert!(expected.is_none_or(|expected| *expected == number), "offset {offset}");
+                read.places.insert(offset, place);
+                at = offset + 1;
+            }
+            at = fetched.damaged.last().map_or(at, |damaged| at.max(damaged + 1));
+            read.missing.extend(fetched.damaged);
+            if fetched.status == fault {
+                // A damaged stretch is passed over at once, what cannot be read one by one.
+                let next = fetched.next.max(at + 1);
+                read.missing.extend(at..next);
+                at = next;
+            } else {
+                assert_eq!(fetched.status, Status::Ok, "queue {queue}, offset {at}");
+                if at >= fetched.high {
+                    break;
+                }
+            }
+        }
+        read
+    }
+}
+
+/// What [`Load::read_around`] found.
+#[derive(Debug, Clone, Default)]
+pub struct Read {
+    /// Offsets that cannot be read.
+    pub missing: BTreeSet<u64>,
+    /// Where in the shard's log the others lie.
+    pub places: BTreeMap<u64, Range<u64>>,
 }
 
 fn body(number: u64) -> Vec<u8> {
@@ -155,9 +250,9 @@ fn send(
     mixed: bool,
     numbers: &AtomicU64,
     journal: &Mutex<Journal>,
-    acknowledged: &AtomicU64,
-) {
-    let Ok(mut wire) = Wire::connect(address, shard) else { return };
+    [acknowledged, refusals]: [&AtomicU64; 2],
+) -> End {
+    let Ok(mut wire) = Wire::connect(address, shard) else { return End::Gone };
     let mut in_flight: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     loop {
         while in_flight.len() < IN_FLIGHT {
@@ -169,17 +264,25 @@ fn send(
             let to = (topic, queue, shard);
             // SYNC and ASYNC mixed: both survive kill -9.
             let flush = if mixed && first.is_multiple_of(3) { Flush::Async } else { Flush::Sync };
-            let Ok(id) = wire.produce(to, &records, count as u32, flush) else { return };
+            let Ok(id) = wire.produce(to, &records, count as u32, flush) else { return End::Gone };
             in_flight.insert(id, batch);
         }
-        let Ok(answer) = wire.receive() else { return };
+        let Ok(answer) = wire.receive() else { return End::Gone };
         // A disk that is gone refuses writes, and a broker that stops all requests: as good as dead.
-        if matches!(answer.status, Status::ShardFailed | Status::NotReady) {
-            return;
+        // So is a topic that was deleted.
+        let ends = [Status::ShardFailed, Status::NotReady, Status::UnknownTopic];
+        if ends.contains(&answer.status) {
+            return End::Refused(answer.status, answer.refusal());
+        }
+        let batch = in_flight.remove(&answer.correlation).expect("it was asked for");
+        if answer.status == Status::DiskFull {
+            refusals.fetch_add(1, Ordering::Relaxed);
+            journal.lock().expect("not poisoned").refused.extend(batch);
+            std::thread::park_timeout(Duration::from_millis(5));
+            continue;
         }
         assert_eq!(answer.status, Status::Ok, "{}", answer.refusal());
         let base = base_offset(&answer).expect("an answer to produce");
-        let batch = in_flight.remove(&answer.correlation).expect("it was asked for");
         acknowledged.fetch_add(batch.len() as u64, Ordering::Relaxed);
         let mut journal = journal.lock().expect("not poisoned");
         for (n, number) in batch.into_iter().enumerate() {
@@ -202,6 +305,8 @@ fn verify(address: SocketAddr, (topic, queue, shard): Target, journal: &mut Jour
             if let Some(expected) = journal.acknowledged.get(&offset) {
                 assert_eq!(number, *expected, "queue {queue}, offset {offset}: another message");
             }
+            let is_refused = journal.refused.contains(&number);
+            assert!(!is_refused, "queue {queue}, offset {offset}: it was refused, and is there");
             journal.read.push(number);
         }
         journal.verified = next;

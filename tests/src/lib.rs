@@ -3,7 +3,10 @@
 //! The simulated world uses nothing of the broker beyond the seam of its core and the schema: a fault of
 //! the broker cannot hide behind the same fault in its judge.
 
+pub mod consume;
 pub mod durability;
+#[cfg(all(feature = "faults", target_os = "linux"))]
+pub mod faulty;
 pub mod server;
 pub mod sim;
 pub mod wire;

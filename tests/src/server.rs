@@ -1,7 +1,7 @@
 //! Servers as processes: the real binaries, on ports of their own, gone when the test is.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
@@ -104,6 +104,27 @@ impl Process {
         self.value("listen").parse().expect("an address")
     }
 
+    /// What its HTTP side answers: status and body.
+    pub fn http(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.value("http")).expect("it serves HTTP");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: tests\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers in text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.expect("a status"), body.to_owned())
+    }
+
+    /// The sum of a metric over its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.http("/metrics");
+        let mine = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        mine.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -111,14 +132,27 @@ impl Process {
 
     /// kill -9, and waits until it is gone.
     pub fn kill(mut self) {
-        self.child.kill().expect("it runs");
+        // It may have ended by itself.
+        let _ = self.child.kill();
         self.child.wait().expect("it was ours");
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_stop(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    }
+
+    /// Whether it has ended, but for threads that the kernel keeps until a disk answers.
+    pub fn has_left(&mut self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let state = status.ok().and_then(|text| text.rsplit(") ").next()?.chars().next());
+        state.is_none_or(|state| state == 'Z') || !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// SIGTERM; the exit code.
     pub fn terminate(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.ask_to_stop();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("it was ours") {

@@ -10,8 +10,10 @@ use ringmq_schema::frame::{self, ANY_SHARD};
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::{Flush, Produce, ProduceAnswer, ProduceArgs};
 use ringmq_schema::record;
+use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::time::Duration;
 
 /// An answer, copied out of its frame.
@@ -35,15 +37,37 @@ impl Answer {
     }
 }
 
-/// What a fetch brought.
-#[derive(Debug, Clone, Default)]
+/// What a fetch brought of a queue.
+#[derive(Debug, Clone)]
 pub struct Fetched {
+    /// How it went.
+    pub status: Status,
     /// Bodies by offset.
     pub bodies: Vec<(u64, Vec<u8>)>,
+    /// Offsets of those whose payload is not what the producer sent.
+    pub damaged: Vec<u64>,
+    /// Where in the shard's log the others lie.
+    pub places: Vec<Range<u64>>,
     /// Where to go on.
     pub next: u64,
     /// The high watermark.
     pub high: u64,
+    /// The first offset that can be read.
+    pub min: u64,
+}
+
+impl Fetched {
+    pub(crate) fn nothing(offset: u64) -> Fetched {
+        Fetched {
+            status: Status::Ok,
+            bodies: Vec::new(),
+            damaged: Vec::new(),
+            places: Vec::new(),
+            next: offset,
+            high: offset,
+            min: 0,
+        }
+    }
 }
 
 /// One connection.
@@ -175,8 +199,29 @@ impl Wire {
         offset: u64,
         wait_ms: u32,
     ) -> Result<Fetched> {
+        let mut all = self.fetch_queues(topic, shard, &[(queue, offset)], wait_ms)?;
+        let fetched = all.remove(&queue).unwrap_or_else(|| Fetched::nothing(offset));
+        match fetched.status {
+            Status::Ok if !fetched.damaged.is_empty() => {
+                Err(Error::other(format!("offset {}: its payload is damaged", fetched.damaged[0])))
+            }
+            Status::Ok => Ok(fetched),
+            status => Err(Error::other(format!("offset {offset}: {status}"))),
+        }
+    }
+
+    /// Reads several queues of a shard, each from its offset on, in one request.
+    pub fn fetch_queues(
+        &mut self,
+        topic: u32,
+        shard: u16,
+        queues: &[(u32, u64)],
+        wait_ms: u32,
+    ) -> Result<BTreeMap<u32, Fetched>> {
         let answer = self.call(Opcode::Fetch, shard, &[], |fbb| {
-            let queues = [FetchQueue::new(topic, queue, offset, 0, 0, 0)];
+            let queue =
+                |(queue, offset): &(u32, u64)| FetchQueue::new(topic, *queue, *offset, 0, 0, 0);
+            let queues: Vec<FetchQueue> = queues.iter().map(queue).collect();
             let queues = Some(fbb.create_vector(&queues));
             let max_bytes = 4 << 20;
             let max_records = 100_000;
@@ -188,28 +233,39 @@ impl Wire {
             return Err(Error::other(format!("{}: {}", answer.status, answer.refusal())));
         }
         let table = frame::read_table::<FetchAnswer<'_>>(&answer.table).map_err(Error::other)?;
-        let (mut next, mut high) = (offset, offset);
+        let mut all = BTreeMap::new();
         for fetched in table.queues().unwrap_or_default() {
-            if fetched.status() != 0 {
-                let status = Status::from_code(fetched.status());
-                return Err(Error::other(format!("offset {offset}: {status}")));
-            }
-            (next, high) = (fetched.next_offset(), fetched.high_watermark());
+            let found = Fetched {
+                status: Status::from_code(fetched.status()),
+                bodies: Vec::new(),
+                damaged: Vec::new(),
+                places: Vec::new(),
+                next: fetched.next_offset(),
+                high: fetched.high_watermark(),
+                min: fetched.min_offset(),
+            };
+            all.insert(fetched.queue(), found);
         }
-        let mut bodies = Vec::new();
         for found in record::records(&answer.run) {
             let found = found.map_err(Error::other)?;
             found.check_header().map_err(Error::other)?;
-            found.check_payload().map_err(Error::other)?;
             let header = found.header;
-            if (header.topic.get(), header.queue.get()) != (topic, queue) {
+            let queue = all.get_mut(&header.queue.get());
+            let (Some(queue), true) = (queue, header.topic.get() == topic) else {
                 return Err(Error::other("a record of a foreign queue"));
+            };
+            // The broker does not compare it: that is for the consumer.
+            if found.check_payload().is_err() {
+                queue.damaged.push(header.offset.get());
+                continue;
             }
             let message = found.message().map_err(Error::other)?;
             let body = message.body().map(|b| b.bytes().to_vec()).unwrap_or_default();
-            bodies.push((header.offset.get(), body));
+            queue.bodies.push((header.offset.get(), body));
+            let position = header.position.get();
+            queue.places.push(position..position + found.bytes.len() as u64);
         }
-        Ok(Fetched { bodies, next, high })
+        Ok(all)
     }
 }
 

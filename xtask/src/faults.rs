@@ -22,6 +22,9 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     if !is_root() {
         bail!("mounts and network namespaces are made: run it as root");
     }
+    if !Path::new("/dev/fuse").exists() {
+        bail!("there is no /dev/fuse for the file system that fails on command: modprobe fuse");
+    }
     let mut command = cargo(&[
         "test",
         "-p",
@@ -32,6 +35,10 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         "power_loss",
         "--test",
         "hosts",
+        "--test",
+        "disk_faults",
+        "--test",
+        "disk_watermark",
         "--",
         "--nocapture",
     ]);

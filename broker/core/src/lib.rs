@@ -30,4 +30,4 @@ pub use seam::{
     Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Input, LogFiles, Memory, Now, Outbox,
     SegmentFile, Slice,
 };
-pub use shard::{OpenError, Shard};
+pub use shard::{OpenError, Shard, check_segment};

@@ -116,6 +116,11 @@ pub enum Input<'a, B> {
         /// How.
         result: Result<(), DiskError>,
     },
+    /// The disk can be used no more, as after a failed write: one that does not come back from making a segment.
+    DiskFailed {
+        /// What was seen.
+        error: DiskError,
+    },
     /// A read ended; the block has as many bytes as were asked for.
     Read {
         /// From its action.

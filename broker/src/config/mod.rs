@@ -190,6 +190,10 @@ impl BrokerConfig {
         if segment < 1 << 20 || !segment.is_multiple_of(4096) || segment > 16 << 30 {
             return refuse("segment_bytes", "1 MiB to 16 GiB, in steps of 4 KiB".to_owned());
         }
+        if segment < 2 * unit {
+            let most = Bytes(segment / 2).show();
+            return refuse("unit_bytes", format!("at most half of segment_bytes, {most}"));
+        }
         let frame = self.max_frame_bytes.0;
         if !(64 << 10..=limits::FRAME_BYTES_MAX as u64).contains(&frame) {
             let most = Bytes(limits::FRAME_BYTES_MAX as u64).show();
@@ -287,5 +291,8 @@ mod tests {
         BrokerConfig { insecure: true, ..open }.check().unwrap();
         let small = BrokerConfig { segment_bytes: Bytes(4096), ..BrokerConfig::default() };
         assert!(small.check().unwrap_err().to_string().contains("1 MiB"));
+        let narrow = BrokerConfig { segment_bytes: Bytes::mib(1), ..BrokerConfig::default() };
+        let error = narrow.check().unwrap_err().to_string();
+        assert!(error.contains("unit_bytes") && error.contains("512 KiB"), "{error}");
     }
 }

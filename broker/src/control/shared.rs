@@ -125,11 +125,13 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// The shard stopped writing; for good.
-    pub fn fail(&self, shard: u16, reason: String) {
-        if let Some(shard) = self.shards.get(usize::from(shard)) {
-            lock(&shard.failure).get_or_insert(reason);
-        }
+    /// The shard stopped writing; for good. Returns whether that is news.
+    pub fn fail(&self, shard: u16, reason: String) -> bool {
+        let Some(shard) = self.shards.get(usize::from(shard)) else { return false };
+        let mut failure = lock(&shard.failure);
+        let is_news = failure.is_none();
+        failure.get_or_insert(reason);
+        is_news
     }
 
     /// So many connections more (or fewer).
@@ -220,8 +222,8 @@ mod tests {
         assert!(shared.unready().is_some_and(|reason| reason.contains("starting")));
         shared.set_ready(true);
         assert_eq!(shared.unready(), None);
-        shared.fail(1, "EIO".to_owned());
-        shared.fail(1, "later".to_owned());
+        assert!(shared.fail(1, "EIO".to_owned()));
+        assert!(!shared.fail(1, "later".to_owned()));
         assert_eq!(shared.unready().as_deref(), Some("shard 1 stopped writing: EIO"));
         assert_eq!(shared.failed(), [false, true]);
     }

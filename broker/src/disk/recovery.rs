@@ -9,7 +9,8 @@
 use super::segment::{
     SPARES_MAX, base_of, failed, file_name, index_name, spare_base_of, spare_name,
 };
-use ringmq_core::{DiskError, LogFiles, SegmentFile};
+use anyhow::Context;
+use ringmq_core::{BLOCK_BYTES, DiskError, LogFiles, SegmentFile, ShardConfig, check_segment};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
@@ -112,6 +113,24 @@ pub(super) fn write_index(folder: &Path, base: u64, bytes: &[u8]) -> Result<(), 
         File::open(folder)?.sync_all()
     };
     write().map_err(|error| failed(format!("write {}", path.display()), error))
+}
+
+/// Refuses a folder with segments of another log or of a newer version. Changes nothing.
+pub(crate) fn check_folder(config: &ShardConfig, folder: &Path) -> anyhow::Result<()> {
+    let shard = config.shard;
+    let unreadable = || format!("shard {shard}: cannot read {}", folder.display());
+    for entry in fs::read_dir(folder).with_context(unreadable)? {
+        let entry = entry.with_context(unreadable)?;
+        let Some(base) = base_of(&entry.file_name().to_string_lossy()) else { continue };
+        let mut block = [0; BLOCK_BYTES];
+        let file = File::open(entry.path()).with_context(unreadable)?;
+        // What cannot be read is for recovery to judge.
+        if file.read_exact_at(&mut block, 0).is_ok() {
+            check_segment(config, base, &block)
+                .with_context(|| format!("shard {shard} in {} does not open", folder.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until no write of an earlier process is under way in a file: each holds a shared lock until it

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum Operation {
     Write(u64),
     Sync(u64),
+    /// Making the segment at this position.
+    Segment(u64),
     Read(u64),
     IndexRead(u64),
 }

@@ -55,12 +55,23 @@ impl Core {
 
     pub(super) fn make_segment(self: &Rc<Self>, at: usize, base: u64, bytes: u64) {
         let core = Rc::clone(self);
+        let ticket = self.slots[at].deadlines.begin(Instant::now(), Operation::Segment(base));
         self.tasks.spawn(async move {
             let made = core.slots[at].disk.make_segment(base, bytes).await;
-            if let Ok(true) = made {
-                core.state.control.recycled.fetch_add(1, Ordering::Relaxed);
+            match &made {
+                Ok(true) => {
+                    core.state.control.recycled.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let shard = core.slots[at].number;
+                    tracing::error!(
+                        shard,
+                        "{error}; it is tried again, and messages refused meanwhile"
+                    );
+                }
             }
-            core.complete(at, Input::SegmentReady { base, result: made.map(drop) });
+            core.ended(at, ticket, Input::SegmentReady { base, result: made.map(drop) });
         });
     }
 
@@ -241,6 +252,7 @@ fn late(operation: Operation, limit: Duration) -> Input<'static, LogBlock> {
     match operation {
         Operation::Write(write) => Input::Written { write, result: Err(error("a write")) },
         Operation::Sync(sync) => Input::Synced { sync, result: Err(error("a sync")) },
+        Operation::Segment(_) => Input::DiskFailed { error: error("making a segment") },
         Operation::Read(read) => Input::Read { read, result: Err(error("a read")) },
         Operation::IndexRead(read) => {
             Input::IndexRead { read, result: Err(error("a read of an index")) }
@@ -485,6 +497,10 @@ mod tests {
             panic!("the write is not answered")
         };
         assert_eq!(error.to_string(), "a write failed: the disk did not answer within 30000 ms");
+        let Input::DiskFailed { error } = late(Operation::Segment(0), limit) else {
+            panic!("a segment that is never made stops nobody")
+        };
+        assert!(error.to_string().starts_with("making a segment failed"), "{error}");
         assert!(matches!(
             late(Operation::IndexRead(3), limit),
             Input::IndexRead { read: 3, result: Err(_) }

@@ -126,8 +126,15 @@ fn look(core: &Rc<Core>) {
             slot.was_ready.set(true);
             core.state.shard_is_ready();
         }
-        if let Some(reason) = shard.failure() {
-            core.state.control.fail(slot.number, reason.to_owned());
+        if let Some(reason) = shard.failure()
+            && core.state.control.fail(slot.number, reason.to_owned())
+        {
+            tracing::error!(
+                shard = slot.number,
+                reason,
+                "the shard stopped writing: what is durable is served, new messages are refused; restart \
+                 the broker when the disk is well"
+            );
         }
     }
 }

@@ -168,6 +168,7 @@ impl Feed {
             paused: false,
             blocked_until: None,
             checked: false,
+            is_unreadable: false,
             fetcher,
         };
         state.held.insert(id, held);
@@ -311,14 +312,15 @@ impl Feed {
         if asks.is_empty() { Err(later) } else { Ok(Plan { token, asks, max_records, checked }) }
     }
 
-    /// A fetch failed: its queues may be asked for again.
+    /// A fetch failed: its queues may be asked for again. The broker is to look at the records then: an answer
+    /// that it sends from a file ends with its connection where the disk does not give the rest.
     pub(super) fn unask(&self, plan: &Plan) {
         let mut state = self.lock();
         for ask in &plan.asks {
             if let Some(held) = state.held.get_mut(&ask.id)
                 && held.asked == Some(plan.token)
             {
-                held.asked = None;
+                (held.asked, held.checked) = (None, true);
             }
         }
     }
@@ -374,7 +376,7 @@ impl Feed {
             if live(state, &ask.id) {
                 let held = state.held.get_mut(&ask.id).expect("just found");
                 match is_sound {
-                    true => (held.asked, held.checked) = (None, false),
+                    true => (held.asked, held.checked) = (None, held.is_unreadable),
                     false => held.doubt(),
                 }
             }

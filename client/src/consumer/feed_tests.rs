@@ -5,6 +5,7 @@ use crate::connection::Answer;
 use crate::filter::Filter;
 use crate::route::Queue;
 use ringmq_schema::consume::{FetchAnswer, FetchAnswerArgs, FetchedQueue};
+use ringmq_schema::error::Status;
 use ringmq_schema::flatbuffers::FlatBufferBuilder;
 use ringmq_schema::record::{Kind, RecordHeader};
 use ringmq_schema::zerocopy::IntoBytes;
@@ -27,6 +28,10 @@ fn holding() -> Holding {
 
 /// Records of the queue with these offsets, as a broker answers.
 fn answer(offsets: std::ops::Range<u64>) -> Answer {
+    answer_with(offsets, Status::Ok)
+}
+
+fn answer_with(offsets: std::ops::Range<u64>, status: Status) -> Answer {
     let mut run = Vec::new();
     for offset in offsets.clone() {
         let mut header = RecordHeader::new(Kind::Message, 0);
@@ -37,7 +42,7 @@ fn answer(offsets: std::ops::Range<u64>) -> Answer {
     }
     let mut fbb = FlatBufferBuilder::new();
     let count = offsets.clone().count() as u32;
-    let fetched = FetchedQueue::new(TOPIC, 0, offsets.end, offsets.end, 0, count, 0, 0);
+    let fetched = FetchedQueue::new(TOPIC, 0, offsets.end, offsets.end, 0, count, status.code(), 0);
     let queues = Some(fbb.create_vector(&[fetched]));
     let table = FetchAnswer::create(&mut fbb, &FetchAnswerArgs { queues });
     fbb.finish(table, None);
@@ -74,4 +79,22 @@ fn what_arrives_after_a_queue_was_taken_away_is_not_committed() {
         // promise: at-least-once. No listener had more than the first three.
         assert_eq!(commits.iter().map(|commit| commit.offset).collect::<Vec<_>>(), [3]);
     }
+}
+
+#[test]
+fn after_a_fetch_that_broke_off_the_broker_looks_at_the_records() {
+    let feed = feed(false);
+    let broker: Arc<str> = "broker-a".into();
+    let plan = || feed.plan(&broker, 0).expect("there is a queue to fetch");
+    let first = plan();
+    assert!(!first.checked);
+    feed.unask(&first);
+    let checked = plan();
+    assert!(checked.checked);
+    feed.answered(&checked, &answer(0..3)).expect("a good answer");
+    let next = plan();
+    assert!(!next.checked, "files are sent again");
+    feed.answered(&next, &answer_with(3..3, Status::ReadFailed)).expect("a good answer");
+    let until = feed.plan(&broker, 0).err().flatten().expect("the queue waits a moment");
+    assert!(until > std::time::Instant::now());
 }

@@ -37,6 +37,8 @@ pub(super) struct Held {
     pub(super) blocked_until: Option<Instant>,
     /// The broker is to look at what it sends next: the last answer could not be read.
     pub(super) checked: bool,
+    /// The broker could not read what it was asked for last.
+    pub(super) is_unreadable: bool,
     /// Wakes the shard's fetch loop.
     pub(super) fetcher: Arc<Notify>,
 }
@@ -114,6 +116,7 @@ impl Held {
 
     /// Takes over where the broker says fetching goes on. Returns whether the queue is fenced.
     pub(super) fn go_on(&mut self, fetched: &FetchedQueue) -> bool {
+        self.is_unreadable = false;
         match (fetched.status() != 0).then(|| Status::from_code(fetched.status())) {
             None => self.next_fetch = self.next_fetch.max(fetched.next_offset()),
             Some(Status::OffsetOutOfRange) => {
@@ -142,6 +145,7 @@ impl Held {
             Some(status) => {
                 let queue = &self.holding.queue;
                 tracing::warn!(%queue, %status, "the broker refuses to read a queue");
+                self.is_unreadable = status == Status::ReadFailed;
                 self.blocked_until = Some(Instant::now() + REFUSED_PAUSE);
             }
         }

@@ -127,6 +127,8 @@ pub(crate) struct Log<M: Memory> {
     segments: VecDeque<Segment>,
     /// A segment could not be made: when it is tried again, in `Now::mono_us`.
     segment_retry_us: Option<u64>,
+    /// Why, the last time.
+    segment_failure: String,
     /// Where the next unit begins.
     next: u64,
     open: Option<OpenUnit<M::Block>>,
@@ -211,6 +213,7 @@ impl<M: Memory> Log<M> {
             },
             segments,
             segment_retry_us: None,
+            segment_failure: String::new(),
             next: end,
             open: None,
             units: VecDeque::new(),

@@ -19,6 +19,7 @@ use crate::index::{Header, PAGE_BYTES};
 use crate::seam::{BLOCK_BYTES, LogFiles};
 use crate::shard::OpenError;
 use ringmq_schema::record::{RecordRef, UnitHeader};
+pub(crate) use scan::check_first_block;
 use scan::{Found, Scan};
 use std::collections::VecDeque;
 

@@ -236,9 +236,10 @@ impl<M: Memory> Log<M> {
 
     /// A segment could not be made, most likely for want of room: nothing was lost by that. It is tried
     /// again, and what is there until then is used up.
-    pub(crate) fn segment_failed(&mut self, base: u64, now: Now) {
+    pub(crate) fn segment_failed(&mut self, base: u64, reason: String, now: Now) {
         if let Some(segment) = self.segments.iter_mut().find(|s| s.base == base) {
             segment.asked = false;
+            self.segment_failure = reason;
             self.segment_retry_us = Some(now.mono_us + SEGMENT_RETRY_US);
         }
     }
@@ -251,10 +252,11 @@ impl<M: Memory> Log<M> {
         }
     }
 
-    /// Whether the next unit would lie in a segment that could not be made.
-    pub(crate) fn lacks_segment(&self) -> bool {
-        self.segment_retry_us.is_some()
-            && self.segment_of(self.next).is_none_or(|segment| !segment.ready)
+    /// Why there is no segment for the next unit, if one could not be made.
+    pub(crate) fn lacks_segment(&self) -> Option<&str> {
+        let lacks = self.segment_retry_us.is_some()
+            && self.segment_of(self.next).is_none_or(|segment| !segment.ready);
+        lacks.then_some(self.segment_failure.as_str())
     }
 
     pub(crate) fn segment_ready(&mut self, base: u64, out: &mut Outbox<M::Block>) {

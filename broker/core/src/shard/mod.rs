@@ -20,7 +20,7 @@ mod sealing;
 mod snapshot;
 mod waiting;
 
-pub use open::OpenError;
+pub use open::{OpenError, check_segment};
 
 use crate::config::{Figures, ShardConfig};
 use crate::consume::group::{GroupState, Heartbeat};
@@ -148,9 +148,12 @@ impl<M: Memory> Shard<M> {
                 self.log.pump(now, out);
                 self.settle(now, out);
             }
-            Input::SegmentReady { base, result: Err(_) } => self.log.segment_failed(base, now),
+            Input::SegmentReady { base, result: Err(error) } => {
+                self.log.segment_failed(base, error.to_string(), now);
+            }
             Input::Written { result: Err(error), .. }
-            | Input::Synced { result: Err(error), .. } => self.fail(&error, now, out),
+            | Input::Synced { result: Err(error), .. }
+            | Input::DiskFailed { error } => self.fail(&error, now, out),
             Input::Read { read, result } | Input::IndexRead { read, result }
                 if self.lookups.owns(read) =>
             {

@@ -12,6 +12,7 @@ use super::snapshot::Snapshots;
 use super::waiting::{Then, Waiting};
 use crate::config::{Figures, ShardConfig};
 use crate::index::PageCache;
+use crate::log::recovery::check_first_block;
 use crate::log::recovery::{self, Recovered};
 use crate::log::{Log, Resume};
 use crate::peer::PeerMessage;
@@ -24,6 +25,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What one fetch reads of indexes at once fits, however little is allowed.
 const INDEX_CACHE_BYTES_MIN: usize = 512 << 10;
 
+/// Checks the first block of each segment before anything of a data directory is opened: a file of another log,
+/// or of a newer version, is refused.
+pub fn check_segment(config: &ShardConfig, base: u64, first_block: &[u8]) -> Result<(), OpenError> {
+    check_first_block(config.log_id, u32::from(config.shard), base, first_block)
+}
+
 /// Why a shard does not open. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -35,7 +42,7 @@ pub enum OpenError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// A segment that is not of this log.
-    #[error("segment {base:020}.log is not of this shard: {what}")]
+    #[error("segment {base:020}.log is not of this shard: {what}. Nothing was changed")]
     Foreign {
         /// Its name.
         base: u64,

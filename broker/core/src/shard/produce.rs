@@ -118,12 +118,17 @@ impl<M: Memory> Shard<M> {
     }
 
     fn check_room(&self) -> Handled {
-        if !self.disk_has_room || self.log.lacks_segment() {
-            let text = format!(
-                "the disk of broker {} is fuller than its watermark: no messages until there is room",
-                self.config.broker
-            );
-            return Err(Refuse { retry_after_ms: 1000, ..refuse(Status::DiskFull, text) });
+        let full = |text| Err(Refuse { retry_after_ms: 1000, ..refuse(Status::DiskFull, text) });
+        let broker = &self.config.broker;
+        if !self.disk_has_room {
+            return full(format!(
+                "the disk of broker {broker} is fuller than its watermark: no messages until there is room"
+            ));
+        }
+        if let Some(reason) = self.log.lacks_segment() {
+            return full(format!(
+                "broker {broker} cannot make the next file of its log, and tries again: {reason}"
+            ));
         }
         if self.waiting.len() >= self.config.waiting_produces {
             let text = format!("{} requests wait for the disk already", self.waiting.len());

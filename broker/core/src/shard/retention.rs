@@ -26,6 +26,8 @@ const TOPICS_A_STEP: usize = 1000;
 const WAITING_SEGMENTS: usize = 3;
 /// At least so long between two segments begun to get rid of expired ones.
 const ROLL_PAUSE_US: u64 = 60_000_000;
+/// The same while the disk is below its watermark: nothing else makes the log grow then, and producers wait.
+const ROLL_PAUSE_FULL_US: u64 = 1_000_000;
 
 /// What one sealed segment has of one topic.
 #[derive(Debug, Clone, Copy)]
@@ -229,9 +231,9 @@ impl<M: Memory> Shard<M> {
         }
         let waiting = self.log.sealed_segments();
         let waiting = waiting.take_while(|s| self.retention.segments.is_expired(s.number)).count();
-        let rested =
-            self.retention.rolled_us.is_none_or(|rolled| now.mono_us >= rolled + ROLL_PAUSE_US);
-        if waiting > WAITING_SEGMENTS && rested {
+        let pause_us = if self.disk_has_room { ROLL_PAUSE_US } else { ROLL_PAUSE_FULL_US };
+        let rested = self.retention.rolled_us.is_none_or(|rolled| now.mono_us >= rolled + pause_us);
+        if waiting > WAITING_SEGMENTS && rested && !self.retention.wants_roll {
             self.retention.rolled_us = Some(now.mono_us);
             self.retention.wants_roll = true;
             self.want_snapshot();

@@ -158,24 +158,15 @@ impl Scan {
         position: u64,
     ) -> Result<Result<u64, &'static str>, OpenError> {
         let block = self.window.get(files, segment, position, BLOCK_BYTES)?;
+        if position == segment.base {
+            check_first_block(self.log_id, self.shard, segment.base, block)?;
+        }
         let Some(header) = UnitHeader::read(block) else {
-            if position == segment.base {
-                check_version(block, segment)?;
-            }
             return Ok(Err("no write unit begins here"));
         };
         let header = *header;
-        let foreign = header.log_id.get() != self.log_id || header.shard.get() != self.shard;
-        if foreign && position != segment.base {
+        if header.log_id.get() != self.log_id || header.shard.get() != self.shard {
             return Ok(Err("a write unit of another log lies here"));
-        }
-        if foreign {
-            // Not torn: somebody put a file of another log here. Nothing is touched.
-            let what = format!(
-                "it belongs to shard {} of log {:016x}, not to shard {} of log {:016x}",
-                header.shard, header.log_id, self.shard, self.log_id
-            );
-            return Err(OpenError::Foreign { base: segment.base, what });
         }
         if header.position.get() != position {
             return Ok(Err("a write unit of another position lies here"));
@@ -270,17 +261,35 @@ impl Scan {
     }
 }
 
-/// A segment of a format that this version does not know is refused, not taken for a torn one.
-fn check_version(block: &[u8], segment: Segment) -> Result<(), OpenError> {
+/// Checks the first block of a segment: one of another log, or of a format that this version does not know, is
+/// refused, not taken for a torn one. Somebody put the file there: nothing is touched.
+pub(crate) fn check_first_block(
+    log_id: u64,
+    shard: u32,
+    base: u64,
+    block: &[u8],
+) -> Result<(), OpenError> {
+    if let Some(header) = UnitHeader::read(block) {
+        if header.log_id.get() == log_id && header.shard.get() == shard {
+            return Ok(());
+        }
+        let what = format!(
+            "it belongs to shard {} of another log ({:016x}), not to shard {shard} of this one ({log_id:016x}); \
+             put the right file in its place from a copy, or give the broker another data directory",
+            header.shard, header.log_id
+        );
+        return Err(OpenError::Foreign { base, what });
+    }
     let Ok((prefix, _)) = Prefix::ref_from_prefix(block) else { return Ok(()) };
     let is_unit = prefix.magic == record::MAGIC && prefix.kind == Kind::Unit as u8;
     if is_unit && prefix.version > record::VERSION {
         let what = format!(
-            "its format is version {}, this broker knows versions up to {}",
+            "its format is version {}, this broker knows versions up to {}; start the newer version that \
+             wrote it",
             prefix.version,
             record::VERSION
         );
-        return Err(OpenError::Foreign { base: segment.base, what });
+        return Err(OpenError::Foreign { base, what });
     }
     Ok(())
 }
