@@ -9,7 +9,7 @@
 //! - what was not told to have ended may land whole, in part or not at all;
 //! - the log is only appended to: a write over bytes that this life of the shard wrote already is a violation,
 //!   as is one outside a segment that is ready;
-//! - what lies beside the log, and goes with it, is in [`beside`].
+//! - what lies beside the log, and goes with it, is in `beside`.
 
 mod beside;
 mod units;
