@@ -136,7 +136,8 @@ fn retire(folder: &Path, segment: SegmentFile, keep: bool) -> Result<bool, DiskE
     retire().map_err(|error| failed(format!("retire {}", path.display()), error))
 }
 
-fn remove(path: &Path) -> std::io::Result<()> {
+/// Removes a file; it need not be there.
+pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed,

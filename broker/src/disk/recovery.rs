@@ -6,6 +6,7 @@
 //! - a file bears its name only when it is whole: what a crash leaves half made ends with `.new` and is
 //!   removed at start.
 
+use super::beside::remove;
 use super::segment::{
     SPARES_MAX, base_of, failed, file_name, index_name, spare_base_of, spare_name,
 };
@@ -214,14 +215,8 @@ impl LogFiles for RecoveryFiles {
     fn remove_index(&mut self, base: u64) -> Result<(), DiskError> {
         self.open_index = None;
         let path = self.folder.join(index_name(base));
-        let remove = || -> std::io::Result<()> {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                removed => removed?,
-            }
-            File::open(&self.folder)?.sync_all()
-        };
-        remove().map_err(|error| failed(format!("remove {}", path.display()), error))
+        let removed = remove(&path).and_then(|()| File::open(&self.folder)?.sync_all());
+        removed.map_err(|error| failed(format!("remove {}", path.display()), error))
     }
 
     fn sync(&mut self) -> Result<(), DiskError> {

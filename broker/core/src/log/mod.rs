@@ -24,8 +24,8 @@ use ringmq_schema::zerocopy::FromBytes;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tail::Tail;
-pub(crate) use unit::check_unit;
 use unit::{Mark, OpenUnit, State, Unit};
+pub(crate) use unit::{check_unit, is_of};
 
 /// One file of the log.
 #[derive(Debug, Clone, Copy)]

@@ -13,7 +13,7 @@
 
 mod scan;
 
-use super::Segment;
+use super::{Segment, is_of};
 use crate::config::ShardConfig;
 use crate::index::{Header, PAGE_BYTES};
 use crate::seam::{BLOCK_BYTES, LogFiles};
@@ -99,7 +99,7 @@ pub(crate) fn recover(
     let start = segments.front().map_or(0, |s| s.base);
     let mut scan = Scan::new(config);
     let clean = clean_stop(config, files, &segments);
-    let named = find_named(&mut scan, files, &segments)?;
+    let named = find_named(config, &mut scan, files, &segments)?;
     let snapshot = match find_clean(&mut scan, files, &segments, clean.as_ref())?.or(named) {
         Some(snapshot) => snapshot,
         None if start == 0 => 0,
@@ -191,6 +191,7 @@ fn find_clean(
 
 /// The newest snapshot that the first unit of a segment names and the log still has.
 fn find_named(
+    config: &ShardConfig,
     scan: &mut Scan,
     files: &mut dyn LogFiles,
     segments: &VecDeque<Segment>,
@@ -198,7 +199,7 @@ fn find_named(
     for segment in segments.iter().rev() {
         let block = scan.window.get(files, *segment, segment.base, BLOCK_BYTES)?;
         let Some(header) = UnitHeader::read(block).copied() else { continue };
-        if !scan.is_ours(&header, segment.base) {
+        if !is_of(&header, config.log_id, u32::from(config.shard), segment.base) {
             continue;
         }
         let snapshot = header.snapshot.get();

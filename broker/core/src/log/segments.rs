@@ -65,13 +65,9 @@ impl<M: Memory> Log<M> {
         }
         let segment = self.segment_of(position).expect("make_room found a segment");
         let rows = SegmentRows {
-            base: segment.base,
-            bytes: segment.bytes,
-            shard: self.shard,
-            log_id: self.log_id,
             order: Vec::with_capacity(self.rows.order.len()),
             ids: Vec::with_capacity(self.rows.ids.len()),
-            ..SegmentRows::default()
+            ..self.no_rows(segment)
         };
         let before = std::mem::replace(&mut self.rows, rows);
         self.active = segment.number;
@@ -85,19 +81,22 @@ impl<M: Memory> Log<M> {
         }
     }
 
+    fn no_rows(&self, segment: Segment) -> SegmentRows {
+        SegmentRows {
+            base: segment.base,
+            bytes: segment.bytes,
+            shard: self.shard,
+            log_id: self.log_id,
+            ..SegmentRows::default()
+        }
+    }
+
     /// Segments that got nothing but marks are sealed as well.
-    pub(super) fn seal_passed(&mut self, from: u32) {
+    fn seal_passed(&mut self, from: u32) {
         for number in from..self.active {
             let Some(segment) = self.segment_numbered(number) else { continue };
-            let rows = SegmentRows {
-                base: segment.base,
-                bytes: segment.bytes,
-                end: segment.end(),
-                epoch: self.epoch,
-                shard: self.shard,
-                log_id: self.log_id,
-                ..SegmentRows::default()
-            };
+            let (end, epoch) = (segment.end(), self.epoch);
+            let rows = SegmentRows { end, epoch, ..self.no_rows(segment) };
             self.sealed.push_back(SealedRows { segment, rows });
         }
     }
@@ -197,7 +196,7 @@ impl<M: Memory> Log<M> {
         }
     }
 
-    pub(super) fn add_segment(&mut self, base: u64, out: &mut Outbox<M::Block>) {
+    fn add_segment(&mut self, base: u64, out: &mut Outbox<M::Block>) {
         let bytes = self.limits.segment_bytes;
         let number = self.segments.back().map_or(0, |segment| segment.number + 1);
         self.segments.push_back(Segment {
@@ -212,7 +211,7 @@ impl<M: Memory> Log<M> {
     }
 
     /// Asks for the next segment when none is being made.
-    pub(super) fn ask_for_segment(&mut self, out: &mut Outbox<M::Block>) {
+    fn ask_for_segment(&mut self, out: &mut Outbox<M::Block>) {
         if self.failed.is_some() || self.segment_retry_us.is_some() {
             return;
         }
@@ -224,7 +223,7 @@ impl<M: Memory> Log<M> {
     }
 
     /// One block that says: the log goes on at the next segment.
-    pub(super) fn seal_segment(&mut self, now: Now, out: &mut Outbox<M::Block>) {
+    fn seal_segment(&mut self, now: Now, out: &mut Outbox<M::Block>) {
         let block = self.memory.allocate(BLOCK_BYTES);
         let mut open = OpenUnit::new(self.next, block, BLOCK_BYTES, Vec::new());
         open.durable = true;

@@ -115,6 +115,13 @@ impl<B> Unit<B> {
     }
 }
 
+/// Whether a unit's header is of this log, shard and place.
+pub(crate) fn is_of(header: &UnitHeader, log_id: u64, shard: u32, position: u64) -> bool {
+    header.log_id.get() == log_id
+        && header.shard.get() == shard
+        && header.position.get() == position
+}
+
 /// Checks every record of a whole unit, with `payloads` to the last byte; returns whether the segment ends with it.
 pub(crate) fn check_unit(unit: &[u8], payloads: bool) -> Result<bool, &'static str> {
     let header = UnitHeader::read(unit).ok_or("no write unit begins here")?;

@@ -11,7 +11,7 @@
 
 use super::Shard;
 use crate::index::{Entry, Indexed, NO_QUEUE, QueueRows, SegmentRows, StretchRow};
-use crate::log::{Segment, check_unit, note};
+use crate::log::{Segment, check_unit, is_of, note};
 use crate::peer::QueueId;
 use crate::queue::Stretch;
 use crate::seam::{Action, BLOCK_BYTES, Block, DiskError, Memory, Now, Outbox};
@@ -230,9 +230,8 @@ impl<M: Memory> Shard<M> {
     /// Length of the unit that begins there, if one may.
     fn unit_at(&self, position: u64, segment: Segment, bytes: &[u8]) -> Option<usize> {
         let header = UnitHeader::read(bytes)?;
-        let is_ours = header.log_id.get() == self.config.log_id
-            && header.shard.get() == u32::from(self.config.shard)
-            && header.position.get() == position;
+        let shard = u32::from(self.config.shard);
+        let is_ours = is_of(header, self.config.log_id, shard, position);
         let length = u64::from(header.unit_bytes.get());
         let fits = length > 0
             && length.is_multiple_of(BLOCK_BYTES as u64)

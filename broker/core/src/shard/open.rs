@@ -86,7 +86,7 @@ impl<M: Memory> Shard<M> {
         let recovered = recovery::recover(&config, files, &mut tables)?;
         let Recovered { mut segments, end, epoch, snapshot, records, torn_bytes, fenced, named } =
             recovered;
-        let fenced = tables.finish(fenced, &segments)?;
+        let fenced = tables.finish(fenced, &segments);
         let Tables { mut queues, registry, offsets, rows, touched, topics, indexes, holes, .. } =
             tables;
         for (number, pages) in indexes {

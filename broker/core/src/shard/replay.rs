@@ -88,13 +88,12 @@ impl Tables {
     }
 
     /// Everything was read. What indexes say of topics that are gone goes; after damage queues without a record
-    /// behind it may have lost some, and their offsets with them.
-    /// Returns what is damage and no hole.
+    /// behind it may have lost some, and their offsets with them. Returns what is damage and no hole.
     pub(super) fn finish(
         &mut self,
         mut fenced: Vec<Fenced>,
         segments: &VecDeque<Segment>,
-    ) -> Result<Vec<Fenced>, OpenError> {
+    ) -> Vec<Fenced> {
         self.keep_expired(segments);
         fenced.retain(|range| !self.holes.cover(range.from, range.to));
         let gone = |topic: &u32| self.registry.is_deleted(*topic);
@@ -112,7 +111,7 @@ impl Tables {
         let bytes: u64 = fenced.iter().map(|range| range.to - range.from).sum();
         let most = bytes / HEADER_BYTES as u64;
         if most == 0 {
-            return Ok(fenced);
+            return fenced;
         }
         // What is missing in front may be lost, and need not have expired.
         for (slot, first) in &self.first_known {
@@ -133,7 +132,7 @@ impl Tables {
                 queue.skip_to(queue.next + most);
             }
         }
-        Ok(fenced)
+        fenced
     }
 
     /// What had expired when a hole was made has expired for good, and holes of segments that are gone are none.

@@ -1,6 +1,6 @@
 //! Reading units one after the other, and telling torn from damaged.
 
-use super::super::{Segment, check_unit};
+use super::super::{Segment, check_unit, is_of};
 use super::Replay;
 use crate::config::ShardConfig;
 use crate::seam::{BLOCK_BYTES, DiskError, LogFiles};
@@ -83,13 +83,6 @@ impl Scan {
             wipe_bytes: (config.units_in_flight * config.unit_bytes) as u64,
             ahead: None,
         }
-    }
-
-    /// Whether a unit's header is of this log, shard and place.
-    pub(super) fn is_ours(&self, header: &UnitHeader, position: u64) -> bool {
-        header.log_id.get() == self.log_id
-            && header.shard.get() == self.shard
-            && header.position.get() == position
     }
 
     /// Reads the unit at `position`; its records go to `replay`, their state counts from `from` on.
@@ -204,15 +197,14 @@ impl Scan {
         if let Some(ahead) = self.ahead {
             return Ok(ahead);
         }
+        let (log_id, shard) = (self.log_id, self.shard);
         let mut ahead = Ahead { flushed: 0, end, epoch: self.epoch };
         for segment in segments.iter().filter(|s| s.end() > end) {
             let mut position = segment.base.max(end);
             while position < segment.end() {
                 let block = self.window.get(files, *segment, position, BLOCK_BYTES)?;
                 if let Some(header) = UnitHeader::read(block)
-                    && header.log_id.get() == self.log_id
-                    && header.shard.get() == self.shard
-                    && header.position.get() == position
+                    && is_of(header, log_id, shard, position)
                 {
                     ahead.end = ahead.end.max(position + u64::from(header.unit_bytes.get()));
                     ahead.epoch = ahead.epoch.max(header.epoch.get());
