@@ -112,6 +112,7 @@ async fn drive<T>(
     });
     core.loops.spawn(mesh::receive(Rc::clone(&core), ear));
     core.loops.spawn(Rc::clone(&core).turns());
+    core.loops.spawn(Rc::clone(&core).relieve());
     core.loops.spawn(Rc::clone(&core.slots[0].disk).write_ahead());
     core.begin(0);
     core.loops.spawn(tick::run(Rc::clone(&core)));

@@ -22,9 +22,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes received at once, for all connections of the core.
 pub(crate) const RECEIVE_BYTES: usize = 256 << 10;
+/// Writes of so many bytes wait for the ring, and readers wait with them: glommio hands to the device what a
+/// round of tasks has left behind when the round ends. Two units of the usual size: the device has
+/// something to do while the next are filled.
+const SUBMIT_BYTES: usize = 2 << 20;
 /// The core's number stands in the highest bits of a connection's.
 pub(super) const CORE_SHIFT: u32 = 48;
 
@@ -75,8 +80,12 @@ pub(crate) struct Core {
     pub(crate) scratch: RefCell<Vec<u8>>,
     /// Something is to be written, sent or looked at.
     pub(crate) turn: Signal,
-    /// Readers that wait for a shard's backlog to shrink.
+    /// Readers that wait for a shard's backlog to shrink, or for what was written to reach the device.
     pub(crate) congested: Waiters,
+    /// They may look again when the device has got what waits for it.
+    relief: Signal,
+    /// Bytes of writes that were begun since the ring was last given what it is to do.
+    queued_bytes: Cell<usize>,
     /// Device operations and connections.
     pub(crate) tasks: Rc<Tasks>,
     /// Loops of the core itself.
@@ -103,6 +112,8 @@ impl Core {
             scratch: RefCell::default(),
             turn: Signal::default(),
             congested: Waiters::default(),
+            relief: Signal::default(),
+            queued_bytes: Cell::new(0),
             tasks: Rc::default(),
             loops: Rc::default(),
             wake: super::tick::Alarm::default(),
@@ -308,10 +319,30 @@ impl Core {
             }
             self.flush();
             if !self.congested.is_empty() {
-                self.congested.wake();
+                self.relief.set();
             }
             let next = self.slots.iter().filter_map(|slot| slot.shard.borrow().next_wake()).min();
             self.wake.sooner(next);
+        }
+    }
+
+    /// Lets readers go on once the device has got its writes. A timer, however short, is looked at only after
+    /// the ring was entered.
+    pub(crate) async fn relieve(self: Rc<Self>) {
+        while !self.has_finished.get() {
+            self.relief.wait().await;
+            glommio::timer::sleep(Duration::from_micros(1)).await;
+            self.queued_bytes.set(0);
+            self.congested.wake();
+        }
+    }
+
+    /// A write goes to the ring, which gets it when the tasks that can run have run.
+    pub(super) fn write_begins(&self, bytes: usize) {
+        let queued = self.queued_bytes.get() + bytes;
+        self.queued_bytes.set(queued);
+        if queued >= SUBMIT_BYTES {
+            self.relief.set();
         }
     }
 
@@ -329,15 +360,17 @@ impl Core {
         }
     }
 
-    /// Whether a shard of this core asks to read no more.
+    /// Whether a shard of this core asks to read no more, or the device waits for what was read.
     pub(crate) fn is_congested(&self, shard: u16) -> bool {
-        self.slot_of(shard).is_some_and(|at| self.slots[at].shard.borrow().is_congested())
+        self.queued_bytes.get() >= SUBMIT_BYTES
+            || self.slot_of(shard).is_some_and(|at| self.slots[at].shard.borrow().is_congested())
     }
 
     /// Ends the core's loops.
     pub(crate) fn finish(&self) {
         self.has_finished.set(true);
         self.turn.set();
+        self.relief.set();
         self.wake.ring();
         self.state.mesh.ring(self.id);
     }

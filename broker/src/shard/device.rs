@@ -26,6 +26,7 @@ impl Core {
         durable: bool,
     ) {
         self.slots[at].disk.announce(position, block.bytes().len());
+        self.write_begins(block.bytes().len());
         let core = Rc::clone(self);
         let begun = Instant::now();
         let ticket = self.slots[at].deadlines.begin(begun, Operation::Write(write));
@@ -323,6 +324,7 @@ mod tests {
         let core = Core::new(0, state, slots);
         core.loops.spawn(mesh::receive(Rc::clone(&core), ears.remove(0)));
         core.loops.spawn(Rc::clone(&core).turns());
+        core.loops.spawn(Rc::clone(&core).relieve());
         core.begin(0);
         until(|| core.slots[0].disk.hold(0, SEGMENT).is_some()).await;
         let log = path.join("shard-0000").join(file_name(0));

@@ -136,6 +136,7 @@ async fn serve(start: Start) -> anyhow::Result<()> {
     let core = Core::new(id, state, slots);
     core.loops.spawn(mesh::receive(Rc::clone(&core), ear));
     core.loops.spawn(Rc::clone(&core).turns());
+    core.loops.spawn(Rc::clone(&core).relieve());
     for at in 0..core.slots.len() {
         core.loops.spawn(Rc::clone(&core.slots[at].disk).write_ahead());
         core.begin(at);
