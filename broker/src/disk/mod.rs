@@ -26,11 +26,14 @@ use std::rc::Rc;
 
 use crate::shard::signal::Waiters;
 
+/// A read of the log counts as so many of an index, which are pages of 4 KiB, and many at once.
+const READ_WEIGHT: usize = 8;
+
 /// Settings of a disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) zero_ahead_bytes: u64,
-    /// Reads under way.
+    /// Reads of the log under way.
     pub(crate) reads_max: usize,
     /// Length of new segments: others are not kept when they are retired.
     pub(crate) segment_bytes: u64,
@@ -44,6 +47,7 @@ pub(crate) struct Disk {
     memory: BlockMemory,
     ahead: Ahead,
     limits: Limits,
+    /// Weights of the reads under way.
     reads: Cell<usize>,
     readers: Waiters,
     /// Segments being retired, in order.
@@ -122,17 +126,18 @@ impl Disk {
 
     /// Reads a range that lies in one segment.
     pub(crate) async fn read(&self, position: u64, bytes: usize) -> Result<LogBlock, DiskError> {
-        let result = self.bounded(self.read_now(position, bytes)).await;
+        let result = self.bounded(READ_WEIGHT, self.read_now(position, bytes)).await;
         self.segments.close_surplus().await;
         result
     }
 
     /// Waits until fewer reads are under way than may be.
-    async fn bounded<T>(&self, read: impl Future<Output = T>) -> T {
-        self.readers.wait_while(|| self.reads.get() >= self.limits.reads_max).await;
-        self.reads.set(self.reads.get() + 1);
+    async fn bounded<T>(&self, weight: usize, read: impl Future<Output = T>) -> T {
+        let most = self.limits.reads_max * READ_WEIGHT;
+        self.readers.wait_while(|| self.reads.get() + weight > most).await;
+        self.reads.set(self.reads.get() + weight);
         let result = read.await;
-        self.reads.set(self.reads.get() - 1);
+        self.reads.set(self.reads.get() - weight);
         self.readers.wake();
         result
     }
@@ -158,7 +163,7 @@ impl Disk {
         at: u64,
         bytes: usize,
     ) -> Result<LogBlock, DiskError> {
-        let block = self.memory.read(self.bounded(self.indexes.read(base, at, bytes)).await?);
+        let block = self.memory.read(self.bounded(1, self.indexes.read(base, at, bytes)).await?);
         match block.bytes().len() {
             found if found == bytes => Ok(block),
             found => {

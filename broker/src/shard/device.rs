@@ -26,7 +26,6 @@ impl Core {
         durable: bool,
     ) {
         self.slots[at].disk.announce(position, block.bytes().len());
-        self.write_begins(block.bytes().len());
         let core = Rc::clone(self);
         let begun = Instant::now();
         let ticket = self.slots[at].deadlines.begin(begun, Operation::Write(write));

@@ -358,7 +358,12 @@ impl<M: Memory> Log<M> {
         let need = (UNIT_HEADER_BYTES + bytes).next_multiple_of(BLOCK_BYTES);
         let remaining = self.find_segment(need, now, out);
         let limit = self.limits.unit_bytes.max(need).min(remaining);
-        let capacity = self.unit_hint_bytes.max(need).next_power_of_two().min(limit);
+        // A run that leaves no room for another like it gets a block of its size: one that is cut to it would
+        // not come back whole.
+        let capacity = match need > limit / 2 {
+            true => need,
+            false => self.unit_hint_bytes.max(need).next_power_of_two().min(limit),
+        };
         let touched = self.spare_touched.pop().unwrap_or_default();
         let block = self.memory.allocate(capacity);
         self.open = Some(OpenUnit::new(self.next, block, limit, touched));

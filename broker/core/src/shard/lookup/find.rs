@@ -16,10 +16,8 @@ use crate::log::Segment;
 use crate::seam::{Block, Memory, Outbox, Slice};
 use crate::shard::{Asker, Shard};
 
-/// Segments probed at the same time: first few, since most look-ups are for what is new.
-const FIRST_WINDOW: usize = 8;
-/// See [`FIRST_WINDOW`]. 40 segments are 10 GiB: two windows.
-const WINDOW: usize = 32;
+/// Segments probed at the same time, a page each: 16 GiB of segments of the usual size in one round of reads.
+const WINDOW: usize = 64;
 /// Windows in one step, when all their pages are in memory.
 const WINDOWS_A_STEP: usize = 4;
 /// Rows in memory looked at in one step: 0.8 MB.
@@ -38,7 +36,6 @@ pub(super) struct Find<B> {
     pub(super) before: u64,
     /// Segments that may still be probed.
     segments: usize,
-    window: usize,
     stage: Stage,
     probes: Vec<Probe>,
     /// Pages that are being read.
@@ -83,7 +80,6 @@ impl<B: Block> Find<B> {
             most,
             before,
             segments,
-            window: FIRST_WINDOW,
             stage: Stage::Window,
             probes: Vec::new(),
             pages: 0,
@@ -190,14 +186,13 @@ impl<M: Memory> Shard<M> {
             find.is_complete = true;
             return false;
         }
-        let count = find.window.min(find.segments);
+        let count = WINDOW.min(find.segments);
         let segments: Vec<_> = self.log.segments_below(find.before).take(count).collect();
         if segments.is_empty() {
             let is_left = self.log.segments_below(find.before).next().is_some();
             find.is_complete = !is_left || matches!(find.wanted, Wanted::At(_));
             return false;
         }
-        find.window = WINDOW;
         let probe = |segment: Segment| match self.rows_of(segment.base) {
             Some(_) => Probe::in_memory(segment),
             None => Probe::on_disk(segment),
