@@ -26,6 +26,10 @@ use std::rc::Rc;
 
 use crate::shard::signal::Waiters;
 
+/// Most files that a shard has open: each segment up to three times (written, read, sent from), indexes, and what is
+/// just being made or removed.
+pub(crate) const FILES_OPEN_MAX: usize = 3 * segment::OPEN_MAX + index::OPEN_MAX + 32;
+
 /// Settings of a disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
