@@ -8,9 +8,11 @@
 use crate::config::BrokerConfig;
 use crate::control::{Control, ControlConfig, Shared};
 use crate::data_dir::{DataDir, Owner, random_id};
+use crate::disk;
 use crate::disk::beside::{self, Job};
 use crate::disk::recovery::check_folder;
 use crate::net::listen;
+use crate::net::loans::loans_max;
 use crate::net::transfer::{Desk, Transfers};
 use crate::shard::mesh::{Mesh, Parcel};
 use crate::shard::state::{BrokerState, Threads};
@@ -65,9 +67,7 @@ impl Broker {
         }
         let cores =
             usize::from(config.cores.unwrap_or(default_shards)).min(usize::from(shards)).max(1);
-        // A shard's segments are opened up to three times, and some indexes; each loan has a descriptor.
-        let loans = cores * (config.transfer_bytes.as_usize() >> 20);
-        let files = 2 * config.max_connections + 224 * usize::from(shards) + loans + 256;
+        let files = files_wanted(&config, usize::from(shards), cores);
         preflight::check(&data.probe_path(), cores, files as u64)?;
         let (listener, address) = listen::bind(SocketAddr::new(config.listen, config.port))?;
         let shared = Arc::new(Shared::new(shards));
@@ -261,6 +261,18 @@ impl Drop for BrokerHandle {
     }
 }
 
+/// Files and sockets that may be open at once with these settings.
+fn files_wanted(config: &BrokerConfig, shards: usize, cores: usize) -> usize {
+    // One that moves to another core has two descriptors for a moment.
+    let connections = config.max_connections + listen::SURPLUS_MAX + cores;
+    let loans = match config.transfer_threads {
+        0 => 0,
+        _ => cores * loans_max(config.transfer_bytes.as_usize()),
+    };
+    // Beside them rings, name servers, whoever looks at the metrics, and the program's own.
+    connections + loans + shards * disk::FILES_OPEN_MAX + 256
+}
+
 /// CPUs that this process may use.
 fn cpus() -> Vec<usize> {
     let all = |set: rustix::thread::CpuSet| {
@@ -319,4 +331,24 @@ fn watch_disk(state: Arc<BrokerState>) -> anyhow::Result<(Sender<()>, JoinHandle
         }
     });
     Ok((stop, watch.context("cannot start a thread")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Bytes;
+
+    #[test]
+    fn the_files_that_may_be_open_follow_from_the_settings() {
+        let config = BrokerConfig::default();
+        let usual = files_wanted(&config, 2, 2);
+        assert!((10_000..20_000).contains(&usual), "{usual} is what many systems allow");
+        let more = BrokerConfig { max_connections: 20_000, ..BrokerConfig::default() };
+        assert_eq!(files_wanted(&more, 2, 2), usual + 10_000);
+        assert_eq!(files_wanted(&config, 4, 2), usual + 2 * disk::FILES_OPEN_MAX);
+        let none = BrokerConfig { transfer_threads: 0, ..BrokerConfig::default() };
+        let few = BrokerConfig { transfer_bytes: Bytes::mib(1), ..BrokerConfig::default() };
+        assert!(files_wanted(&none, 2, 2) < files_wanted(&few, 2, 2));
+        assert!(files_wanted(&few, 2, 2) < usual - 1000);
+    }
 }

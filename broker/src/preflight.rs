@@ -68,8 +68,8 @@ fn open_files(wanted: u64) {
     }
     if reachable < wanted {
         tracing::warn!(
-            "only {reachable} files may be open, {wanted} could be needed: raise `ulimit -n`, or lower \
-             max_connections"
+            "only {reachable} files may be open, with these settings {wanted} could be needed: raise \
+             `ulimit -n`, or lower max_connections or transfer_bytes"
         );
     }
 }

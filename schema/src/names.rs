@@ -57,9 +57,14 @@ pub fn check_topic(name: &str) -> Result<(), NameError> {
     check("topic", name, TOPIC_NAME_BYTES_MAX)
 }
 
-/// Checks a group's name.
+/// Checks a group's name. Those that belong to the system are refused: a group's retry and dead-letter topics
+/// bear its name behind a prefix, and nobody's group shall look like one of these.
 pub fn check_group(name: &str) -> Result<(), NameError> {
-    check("group", name, GROUP_NAME_BYTES_MAX)
+    check("group", name, GROUP_NAME_BYTES_MAX)?;
+    if is_reserved(name) {
+        return Err(NameError::Reserved { kind: "group", name: name.to_owned() });
+    }
+    Ok(())
 }
 
 /// Checks the name of a topic that a user wants to make.
@@ -102,6 +107,7 @@ mod tests {
         assert!(matches!(check_topic(&"a".repeat(128)), Err(NameError::TooLong { max: 127, .. })));
         assert!(check_group(&"g".repeat(120)).is_ok());
         assert!(check_group(&"g".repeat(121)).is_err());
+        assert!(matches!(check_group("RMQ_SYS_g"), Err(NameError::Reserved { kind: "group", .. })));
         assert_eq!(check_topic(""), Err(NameError::Empty("topic")));
         for bad in ["a b", "a/b", "ä", "a.b", "a\0"] {
             assert!(matches!(check_topic(bad), Err(NameError::Character { .. })), "{bad:?}");

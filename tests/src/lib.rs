@@ -9,6 +9,7 @@ pub mod durability;
 pub mod faulty;
 pub mod server;
 pub mod sim;
+pub mod site;
 pub mod wire;
 
 /// Says something even when the test passes: the test harness keeps back only what the print macros write.

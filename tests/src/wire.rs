@@ -57,7 +57,8 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    pub(crate) fn nothing(offset: u64) -> Fetched {
+    /// Of a queue that an answer does not name.
+    pub fn nothing(offset: u64) -> Fetched {
         Fetched {
             status: Status::Ok,
             bodies: Vec::new(),

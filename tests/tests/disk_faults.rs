@@ -11,8 +11,9 @@ use ringmq_tests::consume::{Delivered, consume};
 use ringmq_tests::durability::{End, Load, restart};
 use ringmq_tests::faulty::{FaultyDisk, Operation, Trouble, Which};
 use ringmq_tests::server::{BrokerOptions, Process, eventually, namesrv};
-use ringmq_tests::wire::{Answer, Wire, run};
+use ringmq_tests::wire::{Answer, Fetched, Wire, run};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -215,6 +216,28 @@ fn a_range_that_cannot_be_read_costs_only_what_lies_in_it() {
         served = answers.get(other).map_or(served, |found| found.next);
         is_told && served > begin
     });
+    // A client that goes on asking for both, whatever it is told, gets all of the other too.
+    let Some(bad) = offsets.first().copied() else { panic!("{offsets:?}") };
+    let end = load.snapshot()[*other as usize];
+    let (mut at, mut told, mut left_out) = (0, 0, BTreeSet::new());
+    eventually("the other queue is read to its end", || {
+        let mut answers = wire.fetch_queues(topic, shard, &[(*hit, bad), (*other, at)], 0).unwrap();
+        let fault = answers.remove(hit).map(|found| found.status);
+        assert!(matches!(fault, None | Some(Status::ReadFailed)), "{fault:?}");
+        told += u64::from(fault.is_some());
+        let found = answers.remove(other).unwrap_or_else(|| Fetched::nothing(at));
+        at = match found.status {
+            Status::Ok => found.next,
+            Status::ReadFailed => {
+                left_out.insert(at);
+                at + 1
+            }
+            status => panic!("{status}"),
+        };
+        at >= end
+    });
+    assert!(told > 0, "and of the one that cannot be read it is told so");
+    assert_eq!(&left_out, passed, "nothing else is left out");
     assert!(broker.http("/readyz").0 == 200 && send(&broker, &load, *hit).status == Status::Ok);
     eventually("it is counted", || broker.metric("ringmq_failed_reads_total") > 0.0);
     trouble.lift();

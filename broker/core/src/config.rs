@@ -178,6 +178,9 @@ pub struct Figures {
     pub torn_bytes: u64,
     /// Bytes of the log that are damaged: what lay there is lost, what lies around is not.
     pub fenced_bytes: u64,
+    /// Topics and groups that the home shard had to send again: missed when a crash came in between, or lost to
+    /// damage.
+    pub registry_restored: u64,
     /// Indexes of segments written.
     pub segments_indexed: u64,
     /// Indexes that were damaged and made again.

@@ -1,6 +1,7 @@
 //! What shards of one broker say to each other. Plain data: it crosses cores.
 
 use ringmq_schema::consume::MemberId;
+use std::sync::Arc;
 
 /// A member of a group, 128 random bits chosen by the client.
 pub type Member = u128;
@@ -96,16 +97,38 @@ pub struct RegistryChange {
     pub change: Change,
 }
 
+/// All topics and groups that there are, as the home shard has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WholeRegistry {
+    /// Of the last change.
+    pub version: u64,
+    /// The last topic id that was given.
+    pub last_topic: u32,
+    /// The last group id that was given.
+    pub last_group: u32,
+    /// Each topic and group with the version of its own last change.
+    pub changes: Vec<RegistryChange>,
+}
+
 /// What one shard tells another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerMessage {
     /// Home to all: make this change durable, then say so.
     Registry(RegistryChange),
-    /// To home: changes up to this version are durable here. Also sent at start.
+    /// To home: changes up to this version are durable here. From home to itself also at start.
     RegistryDone {
         /// Last version.
         version: u64,
     },
+    /// To home at start: what is here, durably.
+    RegistryHeld {
+        /// Last version.
+        version: u64,
+        /// Of all topics and groups: damage to a log can take some whose version is below.
+        digest: u64,
+    },
+    /// Home to a shard that holds something else: make what is new of this durable, then say so.
+    RegistryWhole(Arc<WholeRegistry>),
     /// To home: make this group if it is not there.
     EnsureGroup {
         /// Its name.

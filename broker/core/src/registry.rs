@@ -6,8 +6,10 @@
 //!   bear its id, or a crash could give the id to another while other shards hold what belongs to it;
 //! - ids are never given twice, also not after a deletion: what bears an id belongs to that topic.
 
-use crate::peer::{Change, RegistryChange, TopicSettings};
+use crate::peer::{Change, RegistryChange, TopicSettings, WholeRegistry};
+use crate::state;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 
 /// A topic that is there.
 #[derive(Debug, Clone)]
@@ -38,8 +40,12 @@ pub(crate) struct Registry {
     topic_ids: BTreeMap<String, u32>,
     groups: BTreeMap<u32, Group>,
     group_ids: BTreeMap<String, u32>,
-    /// Every change, for shards that missed some. Kept by the home shard only.
+    /// Every change since the last snapshot or start, for shards that are to have it. Kept by the home shard only.
     history: Option<Vec<RegistryChange>>,
+    /// See [`Registry::begin_restoring`].
+    is_restoring: bool,
+    /// Topic ids that may have been given by changes that are lost to damage.
+    lost: Vec<RangeInclusive<u32>>,
 }
 
 impl Registry {
@@ -138,6 +144,9 @@ impl Registry {
     /// again.
     pub(crate) fn skip_to(&mut self, version: u64) {
         let lost = version.saturating_sub(self.version) as u32;
+        if lost > 0 {
+            self.lost.push(self.last_topic + 1..=self.last_topic + lost);
+        }
         self.last_topic += lost;
         self.last_group += lost;
         self.version = self.version.max(version);
@@ -145,7 +154,20 @@ impl Registry {
 
     /// Whether a change waits for the disk.
     pub(crate) fn has_staged(&self) -> bool {
-        !self.staged.is_empty()
+        !self.staged.is_empty() || self.is_restoring
+    }
+
+    /// What is missing here of a whole registry is on its way to the disk.
+    pub(crate) fn begin_restoring(&mut self) {
+        assert!(!self.has_staged(), "home sends no changes to a shard that lacks some");
+        self.is_restoring = true;
+    }
+
+    /// It is durable: these take effect.
+    pub(crate) fn restore_whole(&mut self, whole: &WholeRegistry, news: &[RegistryChange]) {
+        assert!(std::mem::take(&mut self.is_restoring), "begun before");
+        self.restore_head(whole.version, whole.last_topic, whole.last_group);
+        news.iter().for_each(|change| self.restore(change));
     }
 
     /// Numbers the next change: home shard only.
@@ -188,9 +210,60 @@ impl Registry {
         })
     }
 
-    /// Whether a topic with this id was here once and is not any more.
+    /// Whether a topic with this id was here once and is not any more. Of one whose making may be lost nobody
+    /// knows that here: what it has is kept.
     pub(crate) fn is_deleted(&self, topic: u32) -> bool {
-        topic <= self.last_topic && !self.topics.contains_key(&topic)
+        topic <= self.last_topic
+            && !self.topics.contains_key(&topic)
+            && !self.lost.iter().any(|lost| lost.contains(&topic))
+    }
+
+    /// What became of a topic is known after all.
+    fn find_lost(&mut self, topic: u32) {
+        let Some(at) = self.lost.iter().position(|lost| lost.contains(&topic)) else { return };
+        let (first, last) = self.lost.swap_remove(at).into_inner();
+        if first < topic {
+            self.lost.push(first..=topic - 1);
+        }
+        if topic < last {
+            self.lost.push(topic + 1..=last);
+        }
+    }
+
+    /// A digest of all topics and groups (FNV-1a): the same on every shard that has the same.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+        for change in self.topics_after(0).chain(self.groups_after(0)) {
+            for byte in state::write_change(&change) {
+                digest = (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        digest
+    }
+
+    /// Everything that there is.
+    pub(crate) fn whole(&self) -> WholeRegistry {
+        WholeRegistry {
+            version: self.version,
+            last_topic: self.last_topic,
+            last_group: self.last_group,
+            changes: self.topics_after(0).chain(self.groups_after(0)).collect(),
+        }
+    }
+
+    /// What a whole registry has that is not here, or older.
+    pub(crate) fn missing<'a>(
+        &self,
+        whole: &'a WholeRegistry,
+    ) -> impl Iterator<Item = &'a RegistryChange> {
+        whole.changes.iter().filter(|change| {
+            let here = match &change.change {
+                Change::Topic { id, .. } => self.topics.get(id).map(|topic| topic.version),
+                Change::Group { id, .. } => self.groups.get(id).map(|group| group.version),
+                Change::TopicDeleted { .. } | Change::GroupDeleted { .. } => None,
+            };
+            here.is_none_or(|version| version < change.version)
+        })
     }
 
     pub(crate) fn next_topic_id(&self) -> u32 {
@@ -225,6 +298,7 @@ impl Registry {
                 if let Some(topic) = self.topics.remove(id) {
                     self.topic_ids.remove(&topic.settings.name);
                 }
+                self.find_lost(*id);
             }
             Change::Group { id, name } => {
                 self.last_group = self.last_group.max(*id);
@@ -241,5 +315,64 @@ impl Registry {
             history.push(change.clone());
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(version: u64, id: u32, name: &str) -> RegistryChange {
+        let settings = TopicSettings {
+            name: name.to_owned(),
+            read_queues: 1,
+            write_queues: 1,
+            permission: 6,
+            message_type: 0,
+            retention_ms: version,
+            retention_bytes: 0,
+            flush: 0,
+        };
+        RegistryChange { version, change: Change::Topic { id, settings } }
+    }
+
+    fn group(version: u64, id: u32) -> RegistryChange {
+        RegistryChange { version, change: Change::Group { id, name: format!("group-{id}") } }
+    }
+
+    #[test]
+    fn what_damage_took_is_noticed_and_comes_back() {
+        let deleted = RegistryChange { version: 6, change: Change::TopicDeleted { id: 2 } };
+        let all = [
+            topic(1, 1, "one"),
+            group(2, 1),
+            topic(3, 2, "two"),
+            topic(4, 3, "three"),
+            topic(5, 1, "one"),
+            deleted,
+        ];
+        let (mut home, mut other) = (Registry::new(true), Registry::new(false));
+        assert_eq!(home.digest(), other.digest());
+        assert!(all.iter().all(|change| home.apply(change)));
+        // The group and both new topics are lost, the deletion of one of them is not.
+        assert!(other.apply(&all[0]));
+        other.skip_to(4);
+        assert!(other.apply(&all[4]));
+        assert!(!other.is_deleted(2) && !other.is_deleted(3), "nobody knows");
+        assert!(other.apply(&all[5]));
+        assert!(other.is_deleted(2) && !other.is_deleted(3));
+        assert_eq!(home.version(), other.version());
+        assert_ne!(home.digest(), other.digest());
+        let whole = home.whole();
+        let news: Vec<RegistryChange> = other.missing(&whole).cloned().collect();
+        assert_eq!(news, [topic(4, 3, "three"), group(2, 1)]);
+        other.begin_restoring();
+        assert!(other.has_staged());
+        other.restore_whole(&whole, &news);
+        assert!(!other.has_staged() && other.missing(&whole).next().is_none());
+        assert_eq!(home.digest(), other.digest());
+        assert_eq!(other.topic_named("three").map(|topic| topic.id), Some(3));
+        assert!(other.group_named("group-1").is_some() && other.topic(2).is_none());
+        assert!(other.apply(&topic(7, 9, "nine")), "changes go on behind it");
     }
 }

@@ -91,6 +91,10 @@ settings! {
     snapshot_bytes: Bytes = Bytes::mib(256);
     /// Shortest time between two such writings, unless the log grew by twice snapshot_bytes.
     snapshot_pause: Duration = Duration::from_secs(10);
+    /// Time after which an idle shard writes down how far its log is durable.
+    idle_mark: Duration = Duration::from_millis(500);
+    /// Shortest stretch of expired messages that is given back to the disk by a hole; 0: none is.
+    hole_bytes_min: Bytes = Bytes::mib(1);
     /// Pages of indexes that each shard keeps in memory.
     index_cache_bytes: Bytes = Bytes::mib(16);
     /// Bytes of each shard's log that stay in memory after they were read for a consumer that is behind.
@@ -155,6 +159,14 @@ settings! {
     max_members: usize = 10_000;
     /// Most fetches of a shard that wait for messages.
     max_waiting_fetches: usize = 65_536;
+    /// Most produce requests of a shard that wait for their write.
+    max_waiting_produces: usize = 262_144;
+    /// Most look-ups of a shard under way that wait for the disk: by time, key or id.
+    max_lookups: usize = 256;
+    /// Most segments that one request for messages by key or id looks at; the answer says where to go on.
+    max_lookup_segments: usize = 4096;
+    /// Longest session timeout that a member of a group may ask for.
+    max_session_timeout: Duration = Duration::from_secs(300);
     /// Whether an unknown consumer group is made when it is first used.
     create_groups: bool = true;
     /// Whether an unknown topic is made when it is first used (reserved).
@@ -208,6 +220,13 @@ impl BrokerConfig {
         if self.disk_timeout < Duration::from_secs(1) {
             return refuse("disk_timeout", "at least 1 s: disks pause".to_owned());
         }
+        let idle = Duration::from_millis(10)..=Duration::from_secs(60);
+        if !idle.contains(&self.idle_mark) {
+            return refuse("idle_mark", "10 ms to 1 min: each mark is a write".to_owned());
+        }
+        if self.max_session_timeout < Duration::from_secs(1) {
+            return refuse("max_session_timeout", "at least 1 s, the shortest session".to_owned());
+        }
         if self.disk_free_percent > 99 {
             return refuse("disk_free_percent", "at most 99".to_owned());
         }
@@ -220,6 +239,14 @@ impl BrokerConfig {
             ("reads_in_flight", self.reads_in_flight),
             ("max_connections", self.max_connections),
             ("max_in_flight", self.max_in_flight),
+            ("max_topics", self.max_topics),
+            ("max_queues", self.max_queues),
+            ("max_groups", self.max_groups),
+            ("max_members", self.max_members),
+            ("max_waiting_fetches", self.max_waiting_fetches),
+            ("max_waiting_produces", self.max_waiting_produces),
+            ("max_lookups", self.max_lookups),
+            ("max_lookup_segments", self.max_lookup_segments),
         ];
         match positive.into_iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => refuse(key, "must be above 0".to_owned()),
@@ -229,7 +256,11 @@ impl BrokerConfig {
 
     /// The settings of one shard.
     pub(crate) fn shard(&self, shard: u16, shards: u16, log_id: u64) -> ShardConfig {
+        // Without the rest of the defaults: a limit that cannot be set does not compile.
         ShardConfig {
+            shard,
+            shards,
+            log_id,
             broker: self.broker.clone(),
             flush: self.flush,
             segment_bytes: self.segment_bytes.0,
@@ -239,38 +270,92 @@ impl BrokerConfig {
             units_in_flight: self.units_in_flight,
             backlog_bytes: self.backlog_bytes.as_usize(),
             tail_cache_bytes: self.tail_cache_bytes.as_usize(),
-            async_flush_ms: u64::try_from(self.async_flush.as_millis()).unwrap_or(u64::MAX),
+            async_flush_ms: ms(self.async_flush),
+            idle_mark_ms: ms(self.idle_mark),
+            snapshot_bytes: self.snapshot_bytes.0,
+            snapshot_pause_ms: ms(self.snapshot_pause),
+            hole_bytes_min: self.hole_bytes_min.0,
+            retention_ms: ms(self.retention),
+            retention_bytes: self.retention_bytes.0,
+            index_cache_bytes: self.index_cache_bytes.as_usize(),
+            lookups: self.max_lookups,
+            lookup_segments: self.max_lookup_segments,
             read_cache_bytes: self.read_cache_bytes.as_usize(),
             fetch_bytes: self.fetch_bytes.as_usize(),
-            retention_ms: u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX),
-            retention_bytes: self.retention_bytes.0,
-            snapshot_bytes: self.snapshot_bytes.0,
-            snapshot_pause_ms: u64::try_from(self.snapshot_pause.as_millis()).unwrap_or(u64::MAX),
-            index_cache_bytes: self.index_cache_bytes.as_usize(),
             transfer_bytes_min: self.transfer_bytes_min.as_usize(),
+            waiting_fetches: self.max_waiting_fetches,
+            waiting_produces: self.max_waiting_produces,
             topics: self.max_topics,
             queues: self.max_queues as u64,
             groups: self.max_groups,
             members: self.max_members,
-            waiting_fetches: self.max_waiting_fetches,
+            session_timeout_ms: ms(self.max_session_timeout),
             create_groups: self.create_groups,
-            ..ShardConfig::new(shard, shards, log_id)
         }
     }
 
-    /// The settings in force, each with its source: what `--print-config` prints.
+    /// The settings in force, each with its meaning and its source: what `--print-config` prints. It can be
+    /// read again as a file.
     pub fn describe(&self, layers: &Layers) -> String {
         let lines = KEYS.iter().map(|key| {
             let value = format!("{} = {:?}", key.name, (key.show)(self));
-            format!("{value:<48} # {}\n", layers.source(key.name))
+            format!("# {}\n{value:<48} # {}\n", key.about.trim(), layers.source(key.name))
         });
         lines.collect()
     }
 }
 
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shard_has_the_brokers_settings_and_the_same_defaults() {
+        let defaults = BrokerConfig::default();
+        let (ours, cores) = (defaults.shard(1, 3, 7), ShardConfig::new(1, 3, 7));
+        assert_eq!(format!("{ours:?}"), format!("{cores:?}"));
+        let mut config = defaults;
+        for (name, value) in [
+            ("idle_mark", "2s"),
+            ("hole_bytes_min", "3 MiB"),
+            ("max_lookups", "4"),
+            ("max_lookup_segments", "5"),
+            ("max_waiting_produces", "6"),
+            ("max_session_timeout", "7s"),
+        ] {
+            let key = KEYS.iter().find(|key| key.name == name).unwrap();
+            (key.set)(&mut config, value).unwrap();
+        }
+        config.check().unwrap();
+        let shard = config.shard(1, 3, 7);
+        assert_eq!((shard.idle_mark_ms, shard.hole_bytes_min), (2000, 3 << 20));
+        assert_eq!((shard.lookups, shard.lookup_segments), (4, 5));
+        assert_eq!((shard.waiting_produces, shard.session_timeout_ms), (6, 7000));
+    }
+
+    #[test]
+    fn every_limit_is_explained_and_what_is_printed_can_be_read_as_a_file() {
+        let config = BrokerConfig { max_lookups: 9, ..BrokerConfig::default() };
+        let text = config.describe(&Layers::default());
+        assert!(KEYS.iter().all(|key| text.contains(key.about.trim()) && key.about.len() > 10));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("printed.toml");
+        std::fs::write(&file, &text).unwrap();
+        let mut layers = Layers::default();
+        layers.file(&file).unwrap();
+        assert_eq!(layers.resolve().unwrap(), config);
+        let none = BrokerConfig { max_lookups: 0, ..BrokerConfig::default() };
+        let error = none.check().unwrap_err().to_string();
+        assert!(error.contains("max_lookups") && error.contains("above 0"), "{error}");
+        let short = BrokerConfig { idle_mark: Duration::ZERO, ..BrokerConfig::default() };
+        assert!(short.check().unwrap_err().to_string().contains("10 ms"));
+        let short = BrokerConfig { max_session_timeout: Duration::ZERO, ..BrokerConfig::default() };
+        assert!(short.check().unwrap_err().to_string().contains("1 s"));
+    }
 
     #[test]
     fn every_default_can_be_written_and_read_back() {

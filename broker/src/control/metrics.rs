@@ -146,6 +146,11 @@ pub const METRICS: &[Metric] = &[
     counter("ringmq_fenced_bytes_total", "Bytes of the log found damaged at start.", |p| {
         p.figures.fenced_bytes
     }),
+    counter(
+        "ringmq_restored_topics_total",
+        "Topics and groups that a shard lacked at start.",
+        |p| p.figures.registry_restored,
+    ),
     counter("ringmq_corrupt_records_total", "Records asked for that are damaged.", |p| {
         p.figures.corrupt_reads
     }),

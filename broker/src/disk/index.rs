@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 /// Indexes open at once. A look-up by key goes through all of them, and opening one takes longer than the
 /// page that is read of it: with 16, each look-up in 10 GiB (40 segments) opened and closed 40.
-const OPEN_MAX: usize = 96;
+pub(super) const OPEN_MAX: usize = 96;
 
 #[derive(Debug)]
 struct Open {

@@ -29,6 +29,10 @@ use crate::shard::signal::Waiters;
 /// A read of the log counts as so many of an index, which are pages of 4 KiB, and many at once.
 const READ_WEIGHT: usize = 8;
 
+/// Most files that a shard has open: each segment up to three times (written, read, sent from), indexes, and what is
+/// just being made or removed.
+pub(crate) const FILES_OPEN_MAX: usize = 3 * segment::OPEN_MAX + index::OPEN_MAX + 32;
+
 /// Settings of a disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {

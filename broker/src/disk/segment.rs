@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 /// Open segments of a shard: the ones being written and read; reopening one costs two system calls.
-const OPEN_MAX: usize = 32;
+pub(super) const OPEN_MAX: usize = 32;
 /// Retired segments that are kept to become new ones: one for the next, one while that is being made.
 pub(crate) const SPARES_MAX: usize = 2;
 

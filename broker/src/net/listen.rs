@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// Surplus connections that are told so at the same time.
-const SURPLUS_MAX: usize = 64;
+pub(crate) const SURPLUS_MAX: usize = 64;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A peer that acknowledges nothing for so long is gone.

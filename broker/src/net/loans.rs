@@ -13,6 +13,14 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+/// A shorter loan counts as so many bytes: each holds a descriptor of its socket, and these are bounded too.
+const LOAN_COUNTS_MIN: usize = 64 << 10;
+
+/// Most loans of a core that may be out.
+pub(crate) fn loans_max(transfer_bytes: usize) -> usize {
+    transfer_bytes / LOAN_COUNTS_MIN + 1
+}
+
 #[derive(Debug)]
 struct Out {
     /// Held, not used.
@@ -48,8 +56,9 @@ pub(crate) fn lend(core: &Rc<Core>, connection: Rc<Connection>) {
     };
     let number = loans.next.get();
     loans.next.set(number + 1);
-    loans.bytes.set(loans.bytes.get() + front.bytes);
-    let out = Out { _segment: Rc::clone(&front.segment), bytes: front.bytes, slot: front.slot };
+    let bytes = front.bytes.max(LOAN_COUNTS_MIN);
+    loans.bytes.set(loans.bytes.get() + bytes);
+    let out = Out { _segment: Rc::clone(&front.segment), bytes, slot: front.slot };
     loans.out.borrow_mut().insert(number, out);
     core.state.threads.transfers.lend(Loan {
         core: core.id,

@@ -392,6 +392,10 @@ impl<M: Memory> Shard<M> {
         match message {
             PeerMessage::Registry(change) => self.registry_change(change, now, out),
             PeerMessage::RegistryDone { version } => self.registry_done(from, version, now, out),
+            PeerMessage::RegistryHeld { version, digest } => {
+                self.registry_held(from, version, digest, now, out);
+            }
+            PeerMessage::RegistryWhole(whole) => self.registry_whole(whole, now, out),
             PeerMessage::EnsureGroup { name } => self.ensure_group(name, now, out),
             PeerMessage::Assign(ownership) => self.assign(from, ownership, now, out),
             PeerMessage::Assigned { ownership, .. } => self.assigned(&ownership),

@@ -108,7 +108,7 @@ impl<M: Memory> Shard<M> {
             punching: Punching::new(holes),
             mending: Mending::default(),
             last_step: now,
-            home: is_home.then(|| HomeState::new(config.shards, registry.version())),
+            home: is_home.then(|| HomeState::new(config.shards, &registry)),
             config,
             queues,
             registry,
@@ -152,7 +152,11 @@ impl<M: Memory> Shard<M> {
     pub(super) fn epoch_began(&mut self, now: Now, out: &mut Outbox<M::Block>) {
         self.epoch_is_durable = true;
         let version = self.registry.version();
-        self.tell(HOME_SHARD, PeerMessage::RegistryDone { version }, now, out);
+        let message = match self.home {
+            Some(_) => PeerMessage::RegistryDone { version },
+            None => PeerMessage::RegistryHeld { version, digest: self.registry.digest() },
+        };
+        self.tell(HOME_SHARD, message, now, out);
     }
 }
 

@@ -12,7 +12,7 @@ use ringmq_schema::frame::Frame;
 use ringmq_schema::limits;
 use ringmq_schema::placement::shard_of_queue;
 use ringmq_schema::produce::{Flush, Produce};
-use ringmq_schema::record::{self, Kind};
+use ringmq_schema::record::{self, Kind, RecordRef};
 
 /// Permission bits of a topic (RocketMQ `PermName`).
 pub(super) const READ: u8 = 4;
@@ -175,7 +175,13 @@ impl<M: Memory> Shard<M> {
             if usize::from(header.property_count.get()) > limits::PROPERTIES_MAX
                 || usize::from(header.property_bytes.get()) > limits::PROPERTIES_BYTES_MAX
             {
-                let text = format!("record {count} has more properties than are allowed");
+                let text = format!(
+                    "record {count} has {} properties with {} bytes, at most {} with {} bytes are allowed",
+                    header.property_count,
+                    header.property_bytes,
+                    limits::PROPERTIES_MAX,
+                    limits::PROPERTIES_BYTES_MAX
+                );
                 return Err(refuse(Status::MessageTooLarge, text));
             }
             let flags = header.flags.get();
@@ -188,6 +194,7 @@ impl<M: Memory> Shard<M> {
                 let text = format!("record {count}: the payload's checksum does not match");
                 return Err(refuse(Status::BadChecksum, text));
             }
+            check_body(count, &found)?;
             durable |= match flags & record::FLAG_FLUSH_MASK {
                 1 => true,
                 2 => false,
@@ -208,6 +215,26 @@ impl<M: Memory> Shard<M> {
         }
         Ok(durable)
     }
+}
+
+/// Whether the body of a record is within its limit. A record has room for more beside it, and so one that is
+/// longer than the largest body is looked into; others cannot have too large a one.
+fn check_body(number: u32, record: &RecordRef<'_>) -> Handled {
+    if record.payload.len() <= limits::BODY_BYTES_MAX {
+        return Ok(());
+    }
+    let message = record.message().map_err(|error| {
+        let error = error.to_string();
+        let first = error.lines().next().unwrap_or_default();
+        refuse(Status::BadRecord, format!("record {number} of the batch does not verify: {first}"))
+    })?;
+    let bytes = message.body().map_or(0, |body| body.len());
+    if bytes <= limits::BODY_BYTES_MAX {
+        return Ok(());
+    }
+    let most = limits::BODY_BYTES_MAX;
+    let text = format!("the body of record {number} has {bytes} bytes, at most {most} are allowed");
+    Err(refuse(Status::MessageTooLarge, text))
 }
 
 pub(super) fn unknown_topic(id: u32) -> Refuse {

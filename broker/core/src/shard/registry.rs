@@ -3,17 +3,24 @@
 //! A shard stages a change when it appends it and applies it when it is durable: an id that another shard
 //! or a member has heard of can never be given to another topic or group by a crash. Other shards are
 //! told only after the change is durable at home.
+//!
+//! At start each shard says what it has. One that has something else, because it missed changes or because damage
+//! took some of its log, is sent everything; it makes what it lacks durable, as slices of a snapshot, and only then
+//! are requests for topics and groups served. Nothing is ever taken away so: what home lacks may be lost there.
 
 use super::waiting::Then;
 use super::{Asker, Handled, Refuse, Shard, refuse};
-use crate::peer::{Change, PeerMessage, RegistryChange};
+use crate::peer::{Change, PeerMessage, RegistryChange, WholeRegistry};
+use crate::registry::Registry;
 use crate::route::TopicChange;
 use crate::seam::{Action, Memory, Now, Outbox};
+use crate::snapshot::Slice;
 use crate::state;
 use ringmq_schema::error::Status;
 use ringmq_schema::placement::HOME_SHARD;
 use ringmq_schema::record::Kind;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What the home shard knows of the others.
 #[derive(Debug)]
@@ -24,6 +31,8 @@ pub(super) struct HomeState {
     told: Vec<u64>,
     /// Version at start: below it nobody is told anything that was not.
     at_start: u64,
+    /// Of all topics and groups at start.
+    digest: u64,
     agreed: bool,
     /// Groups asked for before all shards agreed.
     wanted_groups: BTreeSet<String>,
@@ -38,15 +47,18 @@ struct Pending {
     since_us: u64,
 }
 
+/// Bytes of topics and groups in one record when all of them are sent again.
+const SLICE_BYTES: usize = 16 << 10;
 /// A change that a shard does not confirm is answered `NotReady` after this; it goes on all the same.
 const CONFIRM_TIMEOUT_US: u64 = 5_000_000;
 
 impl HomeState {
-    pub(super) fn new(shards: u16, version: u64) -> HomeState {
+    pub(super) fn new(shards: u16, registry: &Registry) -> HomeState {
         HomeState {
             done: vec![None; usize::from(shards)],
             told: vec![0; usize::from(shards)],
-            at_start: version,
+            at_start: registry.version(),
+            digest: registry.digest(),
             agreed: false,
             wanted_groups: BTreeSet::new(),
             pending: BTreeMap::new(),
@@ -191,6 +203,81 @@ impl<M: Memory> Shard<M> {
         if change.version == self.registry.staged_version() + 1 {
             self.take_change(change, now, out);
         }
+    }
+
+    /// A shard has begun with this.
+    pub(super) fn registry_held(
+        &mut self,
+        from: u16,
+        version: u64,
+        digest: u64,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let Some(home) = &self.home else { return };
+        // One that knows of later changes has them from here, where they are lost.
+        if version > home.at_start || (version, digest) == (home.at_start, home.digest) {
+            return self.registry_done(from, version, now, out);
+        }
+        let whole = Arc::new(self.registry.whole());
+        out.actions.push(Action::Peer { to: from, message: PeerMessage::RegistryWhole(whole) });
+    }
+
+    /// Home says everything: what is not here is made durable.
+    pub(super) fn registry_whole(
+        &mut self,
+        whole: Arc<WholeRegistry>,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let version = self.registry.version();
+        if self.log.failed().is_some() || self.registry.has_staged() || version > whole.version {
+            return;
+        }
+        let head = Slice::registry(whole.version, whole.last_topic, whole.last_group);
+        let mut slices = vec![head];
+        let mut slice = Slice::changes();
+        for change in self.registry.missing(&whole) {
+            slice.add_change(change);
+            if slice.payload().len() >= SLICE_BYTES {
+                slices.push(std::mem::replace(&mut slice, Slice::changes()));
+            }
+        }
+        if !slice.is_empty() {
+            slices.push(slice);
+        }
+        if slices.len() == 1 && version == whole.version {
+            // All of it is here, and more: deletions that are lost.
+            return self.tell(HOME_SHARD, PeerMessage::RegistryDone { version }, now, out);
+        }
+        let mut end = 0;
+        for slice in &slices {
+            end = self.log.append_state(Kind::Snapshot, slice.payload(), true, now, out);
+        }
+        // No snapshot may begin behind these records without what they say.
+        self.registry.begin_restoring();
+        self.waiting.push(end, true, Then::WholeRegistry(whole));
+    }
+
+    /// What was missing is durable here: it takes effect, and home learns of it.
+    pub(super) fn restore_registry(
+        &mut self,
+        whole: &WholeRegistry,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
+        let news: Vec<RegistryChange> = self.registry.missing(whole).cloned().collect();
+        self.registry.restore_whole(whole, &news);
+        for change in &news {
+            match &change.change {
+                Change::Topic { settings, .. } => self.topic_changed(&settings.name, now, out),
+                Change::Group { id, name } => self.group_made(*id, name, now, out),
+                Change::TopicDeleted { .. } | Change::GroupDeleted { .. } => {}
+            }
+        }
+        self.figures.registry_restored += news.len() as u64;
+        let version = whole.version;
+        self.tell(HOME_SHARD, PeerMessage::RegistryDone { version }, now, out);
     }
 
     /// A shard has everything up to `version` durably; from home itself: it may go out.

@@ -2,13 +2,14 @@
 
 use super::{Asker, Refuse, Shard, push_answer, refuse};
 use crate::hole::Hole;
-use crate::peer::{Ownership, PeerMessage};
+use crate::peer::{Ownership, PeerMessage, WholeRegistry};
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
 use ringmq_schema::error::Status;
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::placement::shard_of_group;
 use ringmq_schema::produce::{ProduceAnswer, ProduceAnswerArgs, SendStatus};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// A batch that was taken in and is to be acknowledged.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,8 @@ pub(super) enum Then {
     Registry {
         version: u64,
     },
+    /// What was missing of the registry is durable here.
+    WholeRegistry(Arc<WholeRegistry>),
     /// An ownership is durable: the group's shard is told.
     Assigned {
         to: u16,
@@ -101,6 +104,7 @@ impl<M: Memory> Shard<M> {
                     push_answer(asker.connection, start, out);
                 }
                 Then::Registry { version } => self.apply_change(version, now, out),
+                Then::WholeRegistry(whole) => self.restore_registry(&whole, now, out),
                 Then::Assigned { to, ownership, accepted } => {
                     let message = PeerMessage::Assigned { ownership, accepted };
                     self.tell(to, message, now, out);
@@ -165,6 +169,7 @@ impl<M: Memory> Shard<M> {
                 Then::Answer(asker, _) => self.refuse(asker, &refused, out),
                 Then::Nothing
                 | Then::Registry { .. }
+                | Then::WholeRegistry(_)
                 | Then::Assigned { .. }
                 | Then::Epoch
                 | Then::Hole(_)

@@ -211,6 +211,8 @@ pub struct Desk {
     pub held_reads: Vec<Action<Heap>>,
     /// No read succeeds.
     pub failing_reads: bool,
+    /// No read of the log that touches these succeeds.
+    pub unreadable: Vec<std::ops::Range<u64>>,
     pub watch: Option<Watch>,
     pub names: Vec<&'static str>,
     /// Nothing is carried out any more.
@@ -266,6 +268,7 @@ impl Desk {
             hold_reads: false,
             held_reads: Vec::new(),
             failing_reads: false,
+            unreadable: Vec::new(),
             watch,
             names: Vec::new(),
             is_dead: false,
@@ -280,6 +283,12 @@ impl Desk {
     pub fn handle(&mut self, input: Input<'_, Heap>) {
         self.shard.handle(self.now, input, &mut self.out);
         self.carry_out();
+    }
+
+    fn fails(&self, position: u64, bytes: u32) -> bool {
+        let end = position + u64::from(bytes);
+        let touches = |range: &std::ops::Range<u64>| range.start < end && position < range.end;
+        self.failing_reads || self.unreadable.iter().any(touches)
     }
 
     pub fn carry_out(&mut self) {
@@ -324,7 +333,7 @@ impl Desk {
                     {
                         self.held_reads.push(action);
                     }
-                    Action::Read { read, .. } if self.failing_reads => {
+                    Action::Read { read, position, bytes } if self.fails(position, bytes) => {
                         next.push(Input::Read { read, result: Err(unreadable()) });
                     }
                     Action::ReadIndex { read, .. } if self.failing_reads => {

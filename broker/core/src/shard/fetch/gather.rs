@@ -31,8 +31,7 @@ pub(super) struct Gathered {
 }
 
 impl<M: Memory> Shard<M> {
-    /// Collects records from `source` into `out.slices`, queue after queue. Those of which `fetched` speaks are
-    /// left out.
+    /// Collects records from `source` into `out.slices`, queue after queue, but for those at fault.
     pub(super) fn gather(
         &mut self,
         parked: &Parked,
@@ -42,15 +41,12 @@ impl<M: Memory> Shard<M> {
         fetched: &mut Vec<FetchedQueue>,
         out: &mut Outbox<M::Block>,
     ) -> Gathered {
-        let faults = fetched.len();
         let (mut bytes, mut records, mut skipped) = (0u64, 0u32, parked.skipped);
         let (mut cut_short, mut told) = (false, false);
         let count = parked.queues.len();
         for index in (0..count).map(|n| (rotation + n) % count) {
             let wanted = &parked.queues[index];
-            let has_fault =
-                |f: &FetchedQueue| f.topic() == wanted.id.topic && f.queue() == wanted.id.queue;
-            if wanted.slot == u32::MAX || fetched[..faults].iter().any(has_fault) {
+            if !wanted.is_served() {
                 continue;
             }
             let Shard { queues, log, index_pages, scratch, .. } = self;

@@ -38,12 +38,14 @@ impl<M: Memory> Shard<M> {
         let mut pages = BTreeSet::new();
         let mut lowest: Option<Reading> = None;
         let mut is_first = true;
-        let Shard { queues, log, index_pages, scratch, .. } = self;
-        let Parked { queues: all, filters, skipped, unreadable, .. } = parked;
+        let Shard { queues, log, index_pages, scratch, fetches, .. } = self;
+        let Parked { queues: all, filters, skipped, unreadable, failures, .. } = parked;
+        let has_failed = *failures > 0;
+        let first = if has_failed { fetches.turn } else { rotation };
         let count = all.len();
-        'queues: for at in (0..count).map(|n| (rotation + n) % count) {
+        'queues: for at in (0..count).map(|n| (first + n) % count) {
             let wanted = &mut all[at];
-            if wanted.slot == u32::MAX || wanted.failed {
+            if !wanted.is_served() {
                 continue;
             }
             let filter = wanted.filter.checked_sub(1).map(|n| &filters[usize::from(n)]);
@@ -68,11 +70,16 @@ impl<M: Memory> Shard<M> {
                             return Cold::No;
                         }
                         let position = position(base, entry);
+                        // Where reads fail the queues have their turns: the lowest may fail for ever.
+                        if has_failed && lowest.is_none() {
+                            fetches.turn = at + 1;
+                        }
                         if is_first && position >= tail_start {
                             return Cold::No;
                         }
                         is_first = false;
-                        if lowest.is_none_or(|lowest| position < lowest.position) {
+                        let is_lower = |lowest: Reading| !has_failed && position < lowest.position;
+                        if lowest.is_none_or(is_lower) {
                             let (wanted, entry) = (at, *entry);
                             let reading =
                                 Reading { start: 0, wanted, base, entry, position, alone: false };
@@ -182,6 +189,7 @@ impl<M: Memory> Shard<M> {
         let Some(segment) = segment else {
             // An index that says what cannot be.
             parked.queues[wanted].failed = true;
+            parked.failures += 1;
             self.serve(fetch, parked, true, out);
             return;
         };
@@ -271,6 +279,7 @@ impl<M: Memory> Shard<M> {
                 Err(_) => {
                     self.figures.failed_reads += 1;
                     parked.queues[reading.wanted].failed = true;
+                    parked.failures += 1;
                     self.serve(fetch, parked, true, out);
                 }
             }
@@ -281,7 +290,7 @@ impl<M: Memory> Shard<M> {
     fn take_block(
         &mut self,
         fetch: u64,
-        parked: Parked,
+        mut parked: Parked,
         reading: &Reading,
         block: &Rc<M::Block>,
         expired: bool,
@@ -289,13 +298,8 @@ impl<M: Memory> Shard<M> {
     ) {
         let mut fetched = std::mem::take(&mut self.fetches.fetched);
         fetched.clear();
-        // Ownership may have moved meanwhile.
-        self.find_faults(&parked, &mut fetched);
-        if !fetched.is_empty() {
-            self.fetches.fetched = fetched;
-            self.serve(fetch, parked, expired, out);
-            return;
-        }
+        // Ownership may have moved meanwhile: of such a queue nothing is taken.
+        self.find_faults(&mut parked, &mut fetched);
         let slices = out.slices.len();
         let source = Source::Disk(reading, block);
         let gathered = self.gather(&parked, 0, &source, slices, &mut fetched, out);

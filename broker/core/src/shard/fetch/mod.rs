@@ -3,7 +3,9 @@
 //! Invariants:
 //! - nothing above a queue's high watermark is ever sent: what a consumer saw is durable (promise: prefix);
 //! - a run holds only records of the queues that were asked for;
-//! - queues are served in rotation, so that none starves behind a busy one.
+//! - queues are served in rotation, so that none starves behind a busy one;
+//! - what is wrong with a queue is said beside the records of the others, from wherever these come (promise:
+//!   isolation).
 
 mod gather;
 mod look;
@@ -33,6 +35,9 @@ const FILTERS_MAX: usize = 1024;
 const TAGS_MAX: usize = 64;
 /// Most records that a filter leaves out in one step, so that no consumer stops the others.
 const SKIPPED_MAX: u32 = 50_000;
+/// A fetch for which so many reads failed is answered: each may have taken the disk long. Who asks again has
+/// another queue's turn first.
+const FAILURES_MAX: u32 = 8;
 /// Most fetches waiting on one queue.
 const FETCHES_PER_QUEUE_MAX: usize = 1024;
 
@@ -83,11 +88,12 @@ impl<M: Memory> Shard<M> {
             if usize::from(queue.filter()) > parked.filters.len() {
                 return Err(refuse(Status::BadRequest, "a queue names a filter that is not there"));
             }
-            // Only queues that can be are given a slot; what is wrong with others is found when the
-            // fetch is served.
-            let slot = match self.check_readable(id) {
-                Ok(()) => self.queues.slot_or_new(id),
-                Err(_) => u32::MAX,
+            // Only queues that can be are given a slot. What is wrong with others, and with those that have
+            // one, is found when the fetch is served, at once.
+            let slot = match self.queues.slot(id) {
+                Some(slot) => slot,
+                None if self.check_readable(id).is_ok() => self.queues.slot_or_new(id),
+                None => u32::MAX,
             };
             if slot != u32::MAX && self.queues.at(slot).waiting.len() >= FETCHES_PER_QUEUE_MAX {
                 let text = format!("{FETCHES_PER_QUEUE_MAX} fetches wait on this queue already");
@@ -101,6 +107,7 @@ impl<M: Memory> Shard<M> {
                 generation: queue.generation(),
                 filter: queue.filter(),
                 failed: false,
+                at_fault: false,
             });
         }
         let fetch = self.fetches.next;
@@ -113,26 +120,30 @@ impl<M: Memory> Shard<M> {
     fn serve(&mut self, fetch: u64, mut parked: Parked, expired: bool, out: &mut Outbox<M::Block>) {
         let mut fetched = std::mem::take(&mut self.fetches.fetched);
         fetched.clear();
-        self.find_faults(&parked, &mut fetched);
+        self.find_faults(&mut parked, &mut fetched);
         let rotation = self.fetches.rotation % parked.queues.len();
         self.fetches.rotation = self.fetches.rotation.wrapping_add(1);
-        let cold = match fetched.is_empty() {
+        let (faults, failures) = (fetched.len(), parked.failures);
+        let cold = match failures < FAILURES_MAX {
             true => self.look(&mut parked, rotation),
             false => Cold::No,
         };
-        if !matches!(cold, Cold::No) {
-            self.fetches.fetched = fetched;
-            match cold {
-                Cold::Pages(pages) => self.read_pages(fetch, parked, &pages, out),
-                Cold::At(reading) => self.start_read(fetch, parked, reading, expired, out),
-                Cold::Run(run) => self.send_run(fetch, parked, &run, out),
-                Cold::No => {}
-            }
-            return;
-        }
-        if parked.queues.iter().any(|wanted| wanted.failed) {
+        // Indexes that cannot be read are found when they are looked into.
+        if parked.queues.iter().filter(|wanted| wanted.failed || wanted.at_fault).count() > faults {
             fetched.clear();
-            self.find_faults(&parked, &mut fetched);
+            self.find_faults(&mut parked, &mut fetched);
+        }
+        match cold {
+            Cold::No => {}
+            Cold::Run(run) => return self.send_run(fetch, parked, &run, fetched, out),
+            cold => {
+                self.fetches.fetched = fetched;
+                return match cold {
+                    Cold::Pages(pages) => self.read_pages(fetch, parked, &pages, out),
+                    Cold::At(reading) => self.start_read(fetch, parked, reading, expired, out),
+                    Cold::No | Cold::Run(_) => {}
+                };
+            }
         }
         let (slices, faults) = (out.slices.len(), fetched.len());
         let gathered = self.gather(&parked, rotation, &Source::Tail, slices, &mut fetched, out);
@@ -148,20 +159,16 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Queues that cannot be served: gone, fenced, out of range.
-    fn find_faults(&self, parked: &Parked, fetched: &mut Vec<FetchedQueue>) {
-        for wanted in &parked.queues {
+    fn find_faults(&self, parked: &mut Parked, fetched: &mut Vec<FetchedQueue>) {
+        let Parked { queues, group, member, .. } = parked;
+        for wanted in queues {
             let (mut min, mut max) = (0, 0);
             let status = match self.check_readable(wanted.id) {
                 Err(refused) => refused.status,
                 // promise: one-owner
                 Ok(())
                     if wanted.generation != 0
-                        && !self.offsets.may(
-                            parked.group,
-                            wanted.id,
-                            parked.member,
-                            wanted.generation,
-                        ) =>
+                        && !self.offsets.may(*group, wanted.id, *member, wanted.generation) =>
                 {
                     Status::Fenced
                 }
@@ -183,7 +190,8 @@ impl<M: Memory> Shard<M> {
                     }
                 }
             };
-            if status != Status::Ok {
+            wanted.at_fault = status != Status::Ok;
+            if wanted.at_fault {
                 let QueueId { topic, queue } = wanted.id;
                 let code = status.code();
                 let entry = FetchedQueue::new(topic, queue, wanted.offset, max, min, 0, code, 0);

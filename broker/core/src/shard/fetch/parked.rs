@@ -23,6 +23,15 @@ pub(super) struct Wanted {
     pub(super) filter: u16,
     /// What lies there could not be read.
     pub(super) failed: bool,
+    /// It cannot be served as things are, and is told so: nothing is looked for.
+    pub(super) at_fault: bool,
+}
+
+impl Wanted {
+    /// Whether records of it may be in the answer.
+    pub(super) fn is_served(&self) -> bool {
+        self.slot != u32::MAX && !self.failed && !self.at_fault
+    }
 }
 
 /// A read of the log under way.
@@ -59,6 +68,8 @@ pub(super) struct Parked {
     pub(super) rounds: u32,
     /// Bases of segments whose index could not be read.
     pub(super) unreadable: Vec<u64>,
+    /// Reads of the log that failed for it.
+    pub(super) failures: u32,
     /// Records that filters left out since it last waited.
     pub(super) skipped: u32,
     /// Its connection is gone while it reads.
@@ -80,6 +91,9 @@ pub(in super::super) struct Fetches {
     pub(super) index_reads: Map<u64, (PageName, u64, u64)>,
     pub(super) next: u64,
     pub(super) rotation: usize,
+    /// Whose turn it is in a fetch for which a read failed: so that all come to have theirs, it moves on only
+    /// when one has had it.
+    pub(super) turn: usize,
     woken: Vec<u64>,
     /// Emptied ones, for their memory.
     pub(super) spare: Vec<Parked>,

@@ -76,7 +76,7 @@ impl<M: Memory> Shard<M> {
         let Shard { queues, index_pages, .. } = self;
         let Some(pages) = segment.index else { return Vec::new() };
         let mut member = |(at, wanted): (usize, &Wanted)| {
-            if wanted.slot == u32::MAX || wanted.failed || wanted.filter != 0 {
+            if !wanted.is_served() || wanted.filter != 0 {
                 return None;
             }
             let Some(Place::Disk(stretch, nth)) = queues.at(wanted.slot).find(wanted.offset) else {
@@ -152,16 +152,15 @@ impl<M: Memory> Shard<M> {
         Walked::Run(Run { position: start, bytes: bytes as u32, counts })
     }
 
-    /// Answers a fetch with a run from the file.
+    /// Answers a fetch with a run from the file, beside what is said of queues at fault.
     pub(super) fn send_run(
         &mut self,
         fetch: u64,
         parked: Parked,
         run: &Run,
+        mut fetched: Vec<FetchedQueue>,
         out: &mut Outbox<M::Block>,
     ) {
-        let mut fetched = std::mem::take(&mut self.fetches.fetched);
-        fetched.clear();
         for &(at, count) in &run.counts {
             let wanted = &parked.queues[at];
             let queue = self.queues.at(wanted.slot);
