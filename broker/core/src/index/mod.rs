@@ -47,7 +47,7 @@ pub use header::{Extent, Header, MAGIC, Spot, VERSION};
 pub use page::check_page;
 pub use read::{DirectoryReader, read_rows, read_topics, verify};
 pub use row::{Fields, HashRow, Row, Section, Stretch, TimerRow, TopicRows, row, rows};
-pub use search::{Found, FoundTime, Lookup, PlaceSearch, Table, TimeSearch};
+pub use search::{Found, FoundTime, Lookup, PlaceSearch, Table, TimeSearch, TimerSearch};
 
 /// Length of a page.
 pub const PAGE_BYTES: usize = 4096;
