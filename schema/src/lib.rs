@@ -43,6 +43,7 @@ mod generated {
     pub mod message_generated;
     pub mod produce_generated;
     pub mod route_generated;
+    pub mod timer_generated;
 }
 
 pub use generated::admin_generated::admin;
@@ -51,6 +52,7 @@ pub use generated::consume_generated::consume;
 pub use generated::message_generated::message;
 pub use generated::produce_generated::produce;
 pub use generated::route_generated::route;
+pub use generated::timer_generated::timer;
 
 pub use flatbuffers;
 pub use zerocopy;

@@ -35,6 +35,16 @@ pub const FETCH_BYTES_MAX: usize = 8 << 20;
 pub const QUEUES_PER_REQUEST_MAX: usize = 16_384;
 /// Most messages in one answer to a look-up by key (RocketMQ `maxMsgsNumBatch`).
 pub const FIND_RECORDS_MAX: usize = 64;
+/// Most pending messages in one answer to `ListTimers`.
+pub const LIST_TIMERS_MAX: usize = 1_000;
+/// Furthest delivery time of a delayed message, ms from now (RocketMQ `timerMaxDelaySec` is 3 days). Default of the
+/// server's setting.
+pub const DELAY_MS_MAX: u64 = 40 * 86_400_000;
+/// Delays of RocketMQ's 18 levels, ms (`messageDelayLevel`).
+pub const DELAY_LEVELS_MS: [u64; 18] = [
+    1_000, 5_000, 10_000, 30_000, 60_000, 120_000, 180_000, 240_000, 300_000, 360_000, 420_000,
+    480_000, 540_000, 600_000, 1_200_000, 1_800_000, 3_600_000, 7_200_000,
+];
 /// Longest a server holds a long poll, ms.
 pub const LONG_POLL_MS_MAX: u32 = 60_000;
 /// Most queues of one topic on one broker.

@@ -94,8 +94,8 @@ opcodes! {
     EndTransaction = 11, Publish, Shard, false;
     /// Server to producer: is this transaction done?
     CheckBack = 12, Publish, Connection, false;
-    /// Takes a delayed message back.
-    Recall = 13, Publish, Shard, false;
+    /// `Recall` → empty: takes a delayed message back.
+    Recall = 13, Publish, Shard, true;
     // consume.fbs
     /// `Fetch` → `FetchAnswer` + run.
     Fetch = 20, Subscribe, Shard, true;
@@ -150,6 +150,9 @@ opcodes! {
     ChangeConfig = 51, Update, Home, false;
     /// Users and access rules.
     ChangeAccess = 52, Update, Home, false;
+    // timer.fbs
+    /// `ListTimers` → `ListTimersAnswer`.
+    ListTimers = 53, Get, Shard, true;
     // route.fbs
     /// `RegisterBroker` → `BrokerAnswer`.
     RegisterBroker = 60, Peer, NameServer, true;

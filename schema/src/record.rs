@@ -16,12 +16,12 @@
 //!  32 u64 offset            broker: in the queue
 //!  40 u64 position          broker: in the shard's log
 //!  48 i64 store_ms          broker
-//!  56 i64 deliver_ms        not before; 0: at once
+//!  56 i64 deliver_ms        not before; 0: at once. It stays when the message is delivered
 //!  64 [16] message_id       UUID v7, big endian as UUIDs are
 //!  80 u64 producer_id       0: no idempotence
 //!  88 u32 producer_sequence
 //!  92 u32 tag_hash          CRC-32 of the tag; 0: no tag
-//!  96 u16 flags             bits 0-1 flush, bits 2-3 compression, bit 4 transaction
+//!  96 u16 flags             bits 0-1 flush, bits 2-3 compression, bit 4 transaction, bit 5 delayed
 //!  98 u16 property_count
 //! 100 u16 property_bytes
 //! 102 u16 reserved
@@ -53,6 +53,11 @@ pub const FLAG_FLUSH_MASK: u16 = 0b11;
 pub const FLAG_COMPRESSION_MASK: u16 = 0b1100;
 /// Half message of a transaction.
 pub const FLAG_TRANSACTION: u16 = 0b1_0000;
+/// The broker delivered the message when its time had come: `producer_id` is the position of its `Timer` record.
+pub const FLAG_DELAYED: u16 = 0b10_0000;
+
+/// `base_offset` of the answer to delayed messages: they get their offsets when they are due.
+pub const NO_OFFSET: u64 = u64::MAX;
 
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,7 +78,7 @@ pub enum Kind {
     TransactionEnd = 20,
     /// State of popped messages (reserved).
     Pop = 21,
-    /// Timer set or fired (reserved).
+    /// A delayed message that waits for its time. `offset` not 0: it was appended again, from `offset - 1`.
     Timer = 22,
     /// A hole is about to be punched.
     Hole = 23,
@@ -81,6 +86,8 @@ pub enum Kind {
     Epoch = 24,
     /// A slice of a snapshot of the shard's state.
     Snapshot = 25,
+    /// A delayed message is taken back.
+    TimerEnd = 26,
     /// Control: nothing.
     Pad = 128,
     /// Control: a write unit begins.
@@ -104,6 +111,7 @@ impl Kind {
             23 => Kind::Hole,
             24 => Kind::Epoch,
             25 => Kind::Snapshot,
+            26 => Kind::TimerEnd,
             128 => Kind::Pad,
             129 => Kind::Unit,
             130 => Kind::Seal,

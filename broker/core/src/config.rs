@@ -68,6 +68,13 @@ pub struct ShardConfig {
     /// A run of records of a sealed segment goes out from the file to the socket when it is at least so long;
     /// 0: never. See `bench` for where it pays.
     pub transfer_bytes_min: usize,
+    /// A message may be delayed for so long, ms.
+    pub delay_ms_max: u64,
+    /// Most delayed messages that wait for a time before that of one that was delivered already: there are such after
+    /// the clock was set back.
+    pub timers_behind: usize,
+    /// Most messages that were taken back and are not past their time.
+    pub timers_recalled: usize,
     /// Most fetches waiting for messages.
     pub waiting_fetches: usize,
     /// Most produce requests waiting for their write.
@@ -115,6 +122,9 @@ impl ShardConfig {
             read_cache_bytes: 16 << 20,
             fetch_bytes: 4 << 20,
             transfer_bytes_min: 64 << 10,
+            delay_ms_max: ringmq_schema::limits::DELAY_MS_MAX,
+            timers_behind: 65_536,
+            timers_recalled: 100_000,
             waiting_fetches: 65_536,
             waiting_produces: 262_144,
             topics: 100_000,
@@ -203,4 +213,22 @@ pub struct Figures {
     pub out_of_range: u64,
     /// Snapshots of the state written.
     pub snapshots: u64,
+    /// Delayed messages that wait for their time.
+    pub timers_pending: u64,
+    /// Delayed messages delivered, taken back, appended again before their segment went, and lost to damage.
+    pub timers_fired: u64,
+    /// See `timers_fired`.
+    pub timers_recalled: u64,
+    /// See `timers_fired`.
+    pub timers_moved: u64,
+    /// See `timers_fired`.
+    pub timers_lost: u64,
+    /// How late they were delivered: how many by [`LATENESS_BOUNDS_MS`], the last later than all; and all together, ms.
+    pub timers_late: [u64; LATENESS_BOUNDS_MS.len() + 1],
+    /// See `timers_late`.
+    pub timers_late_ms: u64,
 }
+
+/// Upper bounds of the classes of lateness, ms.
+pub const LATENESS_BOUNDS_MS: [u64; 13] =
+    [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000, 30_000, 300_000];

@@ -23,8 +23,9 @@ mod shard;
 mod snapshot;
 mod state;
 mod table;
+mod timer;
 
-pub use config::{Figures, FlushMode, ShardConfig};
+pub use config::{Figures, FlushMode, LATENESS_BOUNDS_MS, ShardConfig};
 pub use log::recovery::Fenced;
 pub use seam::{
     Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Input, LogFiles, Memory, Now, Outbox,

@@ -13,6 +13,9 @@
 //! 5 Queues    (u32 topic, u32 queue, u64 min, u64 next, i64 newest store time)*
 //! 6 End       u64 beginning
 //! 7 Hole      as its record has it
+//! 20 Recalled (i64 due, u64 position)*, before Fired
+//! 21 Fired    i64 due, u64 position, then (u64 segment, i64 due, u64 position)*
+//! 22 Behind   (i64 due, u64 position, u32 bytes)*, after Fired
 //! ```
 //!
 //! [`Kind::Snapshot`]: ringmq_schema::record::Kind::Snapshot
@@ -21,6 +24,7 @@ use crate::consume::offsets::Progress;
 use crate::hole::Hole;
 use crate::peer::{QueueId, RegistryChange};
 use crate::state::{self, Reader};
+use crate::timer::Key;
 
 const VERSION: u8 = 1;
 
@@ -43,6 +47,14 @@ pub(crate) enum Item {
     Queue(QueueState),
     End { begin: u64 },
     Hole(Hole),
+    /// A delayed message that was taken back.
+    Recalled(Key),
+    /// Up to where they were delivered.
+    Fired(Key),
+    /// Up to where those of a segment were appended again.
+    Moved(u64, Key),
+    /// One that is pending although it is below, with its length.
+    Behind(Key, u32),
 }
 
 /// A slice that is being filled.
@@ -82,6 +94,24 @@ impl Slice {
         slice
     }
 
+    pub(crate) fn recalled() -> Slice {
+        Slice::new(20)
+    }
+
+    pub(crate) fn fired(key: Key, moved: impl Iterator<Item = (u64, Key)>) -> Slice {
+        let mut slice = Slice::new(21);
+        slice.add_timer(key);
+        for (base, key) in moved {
+            slice.0.extend_from_slice(&base.to_le_bytes());
+            slice.add_timer(key);
+        }
+        slice
+    }
+
+    pub(crate) fn behind() -> Slice {
+        Slice::new(22)
+    }
+
     pub(crate) fn end(begin: u64) -> Slice {
         let mut slice = Slice::new(6);
         slice.0.extend_from_slice(&begin.to_le_bytes());
@@ -119,6 +149,16 @@ impl Slice {
         self.0.extend_from_slice(&owner.to_le_bytes());
     }
 
+    pub(crate) fn add_timer(&mut self, key: Key) {
+        self.0.extend_from_slice(&key.due_ms.to_le_bytes());
+        self.0.extend_from_slice(&key.position.to_le_bytes());
+    }
+
+    pub(crate) fn add_behind(&mut self, key: Key, bytes: u32) {
+        self.add_timer(key);
+        self.0.extend_from_slice(&bytes.to_le_bytes());
+    }
+
     pub(crate) fn add_queue(&mut self, queue: &QueueState) {
         self.0.extend_from_slice(&queue.id.topic.to_le_bytes());
         self.0.extend_from_slice(&queue.id.queue.to_le_bytes());
@@ -144,7 +184,13 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
         }),
         7 => visit(Item::Hole(Hole::read(reader.take(reader.0.len())?)?)),
         6 => visit(Item::End { begin: reader.u64()? }),
-        3..=5 => {
+        21 => {
+            visit(Item::Fired(read_timer(&mut reader)?));
+            while !reader.0.is_empty() {
+                visit(Item::Moved(reader.u64()?, read_timer(&mut reader)?));
+            }
+        }
+        3..=5 | 20 | 22 => {
             while !reader.0.is_empty() {
                 visit(match part {
                     3 => {
@@ -152,6 +198,8 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
                         Item::Change(state::read_change(reader.take(bytes)?)?)
                     }
                     4 => read_offset(&mut reader)?,
+                    20 => Item::Recalled(read_timer(&mut reader)?),
+                    22 => Item::Behind(read_timer(&mut reader)?, reader.u32()?),
                     _ => read_queue(&mut reader)?,
                 });
             }
@@ -159,6 +207,10 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
         _ => return None,
     }
     reader.0.is_empty().then_some(())
+}
+
+fn read_timer(reader: &mut Reader<'_>) -> Option<Key> {
+    Some(Key { due_ms: reader.u64()? as i64, position: reader.u64()? })
 }
 
 fn read_offset(reader: &mut Reader<'_>) -> Option<Item> {
@@ -215,7 +267,21 @@ mod tests {
         assert_eq!(items(&Slice::end(8)), Some(vec![Item::End { begin: 8 }]));
         let registry = Item::Registry { version: 1, last_topic: 2, last_group: 3 };
         assert_eq!(items(&Slice::registry(1, 2, 3)), Some(vec![registry]));
-        for slice in [changes, offsets, queues, Slice::begin(8), Slice::registry(1, 2, 3)] {
+        let (first, second) = (Key { due_ms: -7, position: 8 }, Key { due_ms: 9, position: 16 });
+        let (mut recalled, mut behind) = (Slice::recalled(), Slice::behind());
+        for key in [first, second] {
+            recalled.add_timer(key);
+            behind.add_behind(key, 200);
+        }
+        let fired = Slice::fired(second, [(4096, first)].into_iter());
+        let expected = vec![Item::Recalled(first), Item::Recalled(second)];
+        assert_eq!(items(&recalled), Some(expected));
+        let expected = vec![Item::Behind(first, 200), Item::Behind(second, 200)];
+        assert_eq!(items(&behind), Some(expected));
+        assert_eq!(items(&fired), Some(vec![Item::Fired(second), Item::Moved(4096, first)]));
+        let timers = [recalled, behind, fired];
+        let others = [changes, offsets, queues, Slice::begin(8), Slice::registry(1, 2, 3)];
+        for slice in timers.into_iter().chain(others) {
             for end in 0..slice.0.len() {
                 // A shorter list may be a whole one; nothing panics.
                 let _ = read(&slice.0[..end], |_| {});

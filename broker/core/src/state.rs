@@ -4,6 +4,7 @@
 //! checked: what does not parse is damage, never a panic.
 
 use crate::peer::{Change, Ownership, QueueId, RegistryChange, TopicSettings};
+use crate::timer::Key;
 
 const VERSION: u8 = 1;
 
@@ -166,6 +167,21 @@ pub(crate) fn read_owner(payload: &[u8]) -> Option<Ownership> {
     })
 }
 
+/// Payload of a `TimerEnd` record.
+pub(crate) fn write_timer(due_ms: i64, position: u64) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend_from_slice(&due_ms.to_le_bytes());
+    out.extend_from_slice(&position.to_le_bytes());
+    out
+}
+
+/// Reads what [`write_timer`] wrote.
+pub(crate) fn read_timer(payload: &[u8]) -> Option<Key> {
+    let mut reader = Reader(payload);
+    reader.version()?;
+    Some(Key { due_ms: reader.u64()? as i64, position: reader.u64()? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,5 +225,8 @@ mod tests {
         let bytes = write_owner(&owner);
         assert_eq!(read_owner(&bytes), Some(owner));
         assert_eq!(read_owner(&bytes[..bytes.len() - 1]), None);
+        let bytes = write_timer(-5, 4104);
+        assert_eq!(read_timer(&bytes), Some(Key { due_ms: -5, position: 4104 }));
+        assert_eq!(read_timer(&bytes[..bytes.len() - 1]), None);
     }
 }

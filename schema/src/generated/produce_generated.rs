@@ -397,7 +397,8 @@ impl<'a> ProduceAnswer<'a> {
   }
 
 
-  /// Queue offset of the first record; the others follow it.
+  /// Queue offset of the first record; the others follow it. 18446744073709551615: the messages are delayed, and
+  /// get their offsets when they are due.
   #[inline]
   pub fn base_offset(&self) -> u64 {
     // Safety:

@@ -7,7 +7,7 @@
 use super::filter;
 use super::header::{Extent, Header};
 use super::page::PageWriter;
-use super::row::{HashRow, Row, Section, Stretch, TopicRows};
+use super::row::{HashRow, Row, Section, Stretch, TimerRow, TopicRows};
 use super::{
     Indexed, NO_QUEUE, OrderRow, PAGE_BYTES, Pages, QueueRows, ROOM_BYTES, SegmentRows, StretchRow,
 };
@@ -19,6 +19,8 @@ impl SegmentRows {
         let directory = self.directory();
         let ids = sorted(&self.ids);
         let keys = sorted(&self.keys);
+        let mut timers = self.timers.clone();
+        timers.sort_unstable();
         let (id_filter, key_filter) = (
             filter::build(ids.iter().map(|row| row.hash)),
             filter::build(keys.iter().map(|row| row.hash)),
@@ -31,6 +33,7 @@ impl SegmentRows {
             write(&mut out, topics(&directory).into_values()),
             write(&mut out, entries().flat_map(|chunk| chunk.iter().copied())),
             write(&mut out, self.order_on_disk(&directory).into_iter()),
+            write(&mut out, timers.iter().copied()),
             write(&mut out, ids.iter().copied()),
             write(&mut out, keys.iter().copied()),
             write(&mut out, fences(&ids)),
@@ -62,9 +65,21 @@ impl SegmentRows {
             + pages_of(directory.len(), Section::Directory)
             + pages_of(topics.len(), Section::Topics);
         let order = entries + pages_of(messages, Section::Entries);
-        let (records, rows) = (count_of(self.order.len()), count_of(directory.len()));
-        let pages = Pages { entries, order, records, stretches: rows };
+        let pages = Pages {
+            entries,
+            order,
+            records: count_of(self.order.len()),
+            stretches: count_of(directory.len()),
+            timers: order + pages_of(self.order.len(), Section::Order),
+            timer_rows: count_of(self.timers.len()),
+            newest_due_ms: self.newest_due_ms(),
+            timers_ms: self.timers_ms,
+        };
         Indexed { stretches: stretches.collect(), topics, pages }
+    }
+
+    fn newest_due_ms(&self) -> i64 {
+        self.timers.iter().map(|row| row.due_ms).max().unwrap_or(0)
     }
 
     fn header(
@@ -90,6 +105,8 @@ impl SegmentRows {
             messages: sections[Section::Entries as usize].rows,
             pages,
             sections,
+            newest_due_ms: self.newest_due_ms(),
+            timers_ms: self.timers_ms,
         }
     }
 
@@ -148,6 +165,7 @@ impl SegmentRows {
         let hashes = self.ids.len() + self.keys.len();
         let rows = self.order.len() * (OrderRow::BYTES + super::Entry::BYTES)
             + hashes * (HashRow::BYTES + 2)
+            + self.timers.len() * TimerRow::BYTES
             + self.queues.len() * (Stretch::BYTES + TopicRows::BYTES);
         rows + rows / 64 + PAGE_BYTES * Section::ALL.len()
     }

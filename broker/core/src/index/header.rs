@@ -19,7 +19,7 @@ use super::{IndexError, PAGE_BYTES, ROOM_BYTES};
 /// First bytes of an index.
 pub const MAGIC: [u8; 4] = *b"RMQI";
 /// Version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where a section lies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,6 +67,10 @@ pub struct Header {
     /// Pages of the whole file, this one included.
     pub pages: u32,
     pub(super) sections: [Extent; Section::ALL.len()],
+    /// Latest due time of a delayed message; 0 without any.
+    pub newest_due_ms: i64,
+    /// Newest store time of a delayed message; 0 without any.
+    pub timers_ms: i64,
 }
 
 impl Header {
@@ -101,7 +105,7 @@ impl Header {
             return Err(IndexError::Newer { found: version, known: VERSION });
         }
         if version != VERSION {
-            return Err(IndexError::Damaged { page: 0, what: "no such version was ever written" });
+            return Err(IndexError::Damaged { page: 0, what: "it is of an earlier version" });
         }
         let header = Header::take(&mut fields).ok_or(damaged)?;
         if header.base != base {
@@ -185,7 +189,17 @@ impl Header {
         let first = |section| self.extent(section).first_page;
         let (entries, order) = (first(Section::Entries), first(Section::Order));
         let stretches = self.extent(Section::Directory).rows;
-        super::Pages { entries, order, records: self.records, stretches }
+        let Extent { first_page: timers, rows: timer_rows } = self.extent(Section::Timers);
+        super::Pages {
+            entries,
+            order,
+            records: self.records,
+            stretches,
+            timers,
+            timer_rows,
+            newest_due_ms: self.newest_due_ms,
+            timers_ms: self.timers_ms,
+        }
     }
 
     /// Where an [`super::Entry`] lies.
@@ -209,7 +223,7 @@ impl Header {
     }
 
     /// Lays the sections out by the rows they have.
-    pub(super) fn lay_out(rows: [u32; Section::ALL.len()]) -> Option<([Extent; 10], u32)> {
+    pub(super) fn lay_out(rows: [u32; Section::ALL.len()]) -> Option<([Extent; Section::ALL.len()], u32)> {
         let mut page = 1_u32;
         let mut sections = [Extent::default(); Section::ALL.len()];
         for (section, rows) in Section::ALL.into_iter().zip(rows) {
@@ -237,6 +251,8 @@ impl Header {
             out.extend_from_slice(&extent.first_page.to_le_bytes());
             out.extend_from_slice(&extent.rows.to_le_bytes());
         }
+        out.extend_from_slice(&self.newest_due_ms.to_le_bytes());
+        out.extend_from_slice(&self.timers_ms.to_le_bytes());
         out
     }
 
@@ -266,6 +282,8 @@ impl Header {
             messages,
             pages,
             sections,
+            newest_due_ms: fields.i64()?,
+            timers_ms: fields.i64()?,
         })
     }
 
@@ -287,6 +305,9 @@ impl Header {
         let count = |section| self.extent(section).rows;
         if count(Section::Order) != self.records || count(Section::Entries) != self.messages {
             return damaged("the sections have other rows than there are records");
+        }
+        if count(Section::Timers) > self.records {
+            return damaged("more delayed messages than there are records");
         }
         for (table, fences, filter) in [
             (Section::Ids, Section::IdFences, Section::IdFilter),
@@ -366,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_header_that_contradicts_itself_is_damaged() {
-        for at in [24, 32, 56, 72, 76, 80, 88, 92, 108, 116, 140, 156, 164] {
+        for at in [24, 32, 56, 72, 76, 80, 88, 92, 108, 116, 124, 148, 164, 172] {
             let read = changed(at, &[0xff; 4], BASE);
             // Where a longer segment or an earlier oldest message is meant, that may be.
             let harmless = [24, 56].contains(&at);

@@ -11,6 +11,7 @@
 //! | topics | records, bytes and newest store time of one topic | topic |
 //! | entries | one message: place, row in `order`, bytes, tag hash, newest time so far | directory, offset |
 //! | order | one record: place, bytes, number in the directory or none | place |
+//! | timers | one delayed message: due time, place, bytes | due time, place |
 //! | ids | CRC-32 of the message id, place | both |
 //! | keys | CRC-32 of a key, place | both |
 //! | fences | first hash of each page of `ids`, then of `keys` | |
@@ -45,8 +46,8 @@ pub use error::IndexError;
 pub use header::{Extent, Header, MAGIC, Spot, VERSION};
 pub use page::check_page;
 pub use read::{DirectoryReader, read_rows, read_topics, verify};
-pub use row::{Fields, HashRow, Row, Section, Stretch, TopicRows, row, rows};
-pub use search::{Found, FoundTime, Lookup, PlaceSearch, Table, TimeSearch};
+pub use row::{Fields, HashRow, Row, Section, Stretch, TimerRow, TopicRows, row, rows};
+pub use search::{Found, FoundTime, Lookup, PlaceSearch, Table, TimeSearch, TimerSearch};
 
 /// Length of a page.
 pub const PAGE_BYTES: usize = 4096;
@@ -135,6 +136,14 @@ pub struct Pages {
     pub records: u32,
     /// Rows of the directory, which begins on page 1.
     pub stretches: u32,
+    /// Of [`Section::Timers`].
+    pub timers: u32,
+    /// Rows that it has.
+    pub timer_rows: u32,
+    /// Latest due time among them, and newest store time; 0 when there are none.
+    pub newest_due_ms: i64,
+    /// See `newest_due_ms`.
+    pub timers_ms: i64,
 }
 
 impl Pages {
@@ -146,6 +155,11 @@ impl Pages {
     /// Where an [`OrderRow`] lies.
     pub fn order_row(&self, number: u32) -> Spot {
         spot(self.order, Section::Order, number)
+    }
+
+    /// Where a [`TimerRow`] lies.
+    pub fn timer_row(&self, number: u32) -> Spot {
+        spot(self.timers, Section::Timers, number)
     }
 }
 
@@ -179,4 +193,8 @@ pub struct SegmentRows {
     pub ids: Vec<(u32, u32)>,
     /// CRC-32 of each key of each message (the first four that its header holds), and its place.
     pub keys: Vec<(u32, u32)>,
+    /// Delayed messages that wait in the segment, in any order.
+    pub timers: Vec<TimerRow>,
+    /// Newest store time among them; 0 when there are none.
+    pub timers_ms: i64,
 }

@@ -7,7 +7,7 @@
 
 use super::header::Header;
 use super::page::check_page;
-use super::row::{HashRow, Row, Section, Stretch, TopicRows};
+use super::row::{HashRow, Row, Section, Stretch, TimerRow, TopicRows};
 use super::{
     Entry, IndexError, NO_QUEUE, OrderRow, PAGE_BYTES, PLACE_BYTES, QueueRows, SegmentRows,
 };
@@ -145,6 +145,8 @@ pub fn read_rows(file: &[u8]) -> Result<SegmentRows, IndexError> {
         queues,
         ids: hashes(&header, Section::Ids, file)?,
         keys: hashes(&header, Section::Keys, file)?,
+        timers: timers(&header, file, &order)?,
+        timers_ms: header.timers_ms,
         order,
     })
 }
@@ -250,6 +252,24 @@ fn check_entries(
         return wrong(0, "the directory contradicts the entries");
     }
     Ok(())
+}
+
+fn timers(header: &Header, file: &[u8], order: &[OrderRow]) -> Result<Vec<TimerRow>, IndexError> {
+    let all: Vec<TimerRow> = section(header, Section::Timers, file);
+    let wrong = |number, what| Err(damaged(header, Section::Timers, number, what));
+    for (number, row) in all.iter().enumerate() {
+        if number > 0 && all[number - 1] >= *row {
+            return wrong(number, "the delayed messages are not sorted");
+        }
+        let at = order.binary_search_by_key(&row.place, |row| row.place);
+        if !at.is_ok_and(|at| order[at].bytes == row.bytes && order[at].queue == NO_QUEUE) {
+            return wrong(number, "a delayed message contradicts its record");
+        }
+    }
+    if all.last().map_or(0, |row| row.due_ms) != header.newest_due_ms {
+        return wrong(0, "the header contradicts the delayed messages");
+    }
+    Ok(all)
 }
 
 fn hashes(header: &Header, of: Section, file: &[u8]) -> Result<Vec<(u32, u32)>, IndexError> {

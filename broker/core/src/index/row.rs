@@ -16,6 +16,8 @@ pub enum Section {
     Entries,
     /// [`OrderRow`].
     Order,
+    /// [`TimerRow`].
+    Timers,
     /// [`HashRow`] of message ids.
     Ids,
     /// [`HashRow`] of keys.
@@ -32,11 +34,12 @@ pub enum Section {
 
 impl Section {
     /// All of them, in order.
-    pub const ALL: [Section; 10] = [
+    pub const ALL: [Section; 11] = [
         Section::Directory,
         Section::Topics,
         Section::Entries,
         Section::Order,
+        Section::Timers,
         Section::Ids,
         Section::Keys,
         Section::IdFences,
@@ -52,6 +55,7 @@ impl Section {
             Section::Topics => TopicRows::BYTES,
             Section::Entries => Entry::BYTES,
             Section::Order => OrderRow::BYTES,
+            Section::Timers => TimerRow::BYTES,
             Section::Ids | Section::Keys => HashRow::BYTES,
             Section::IdFences | Section::KeyFences => u32::BYTES,
             Section::IdFilter | Section::KeyFilter => ROOM_BYTES,
@@ -92,6 +96,17 @@ pub struct TopicRows {
     pub bytes: u64,
     /// Newest [`Entry::latest_ms`].
     pub newest_ms: i64,
+}
+
+/// A delayed message that waits. The order is that of the file, and that in which they are delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimerRow {
+    /// When it is due, ms since epoch.
+    pub due_ms: i64,
+    /// See [`Entry::place`].
+    pub place: u32,
+    /// Length of its record.
+    pub bytes: u32,
 }
 
 /// A hash and the place of a message that has it. The order is that of the file.
@@ -231,6 +246,20 @@ impl Row for OrderRow {
 
     fn take(fields: &mut Fields<'_>) -> Option<OrderRow> {
         Some(OrderRow { place: fields.u32()?, bytes: fields.u32()?, queue: fields.u32()? })
+    }
+}
+
+impl Row for TimerRow {
+    const BYTES: usize = 16;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.due_ms.to_le_bytes());
+        out.extend_from_slice(&self.place.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Option<TimerRow> {
+        Some(TimerRow { due_ms: fields.i64()?, place: fields.u32()?, bytes: fields.u32()? })
     }
 }
 

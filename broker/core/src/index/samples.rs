@@ -1,6 +1,6 @@
 //! Segments for tests, made from a seed.
 
-use super::{Entry, NO_QUEUE, OrderRow, PLACE_BYTES, QueueRows, SegmentRows};
+use super::{Entry, NO_QUEUE, OrderRow, PLACE_BYTES, QueueRows, SegmentRows, TimerRow};
 use crate::peer::QueueId;
 use ringmq_schema::placement::mix;
 use std::collections::BTreeMap;
@@ -36,6 +36,11 @@ pub(super) fn segment(seed: u64, shape: Shape) -> SegmentRows {
         let queue = if chance(8) == 0 { NO_QUEUE } else { chance(shape.queues) };
         let slot = if queue == NO_QUEUE { NO_QUEUE } else { 9_000 - queue };
         rows.order.push(OrderRow { place, bytes, queue: slot });
+        if queue == NO_QUEUE && chance(2) == 0 {
+            let due_ms = 2_000_000 + i64::from(chance(50));
+            rows.timers.push(TimerRow { due_ms, place, bytes });
+            rows.timers_ms = 1_000_000;
+        }
         if queue != NO_QUEUE {
             let (at, count, latest_ms) = open.entry(queue).or_insert((usize::MAX, 0, 1_000_000));
             let gap = shape.gap_after > 0 && *count > 0 && *count % shape.gap_after == 0;
@@ -91,5 +96,6 @@ pub(super) fn as_read(rows: &SegmentRows) -> SegmentRows {
     }
     rows.ids.sort_unstable();
     rows.keys.sort_unstable();
+    rows.timers.sort_unstable();
     rows
 }

@@ -8,8 +8,8 @@
 
 use super::filter;
 use super::header::{Extent, Header};
-use super::row::{HashRow, Row, Section, row};
-use super::{Entry, OrderRow, ROOM_BYTES};
+use super::row::{HashRow, Row, Section, TimerRow, row};
+use super::{Entry, OrderRow, PLACE_BYTES, Pages, ROOM_BYTES};
 
 /// What is looked up by a hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,6 +260,34 @@ impl TimeSearch {
         let at_ms = self.at_ms;
         match self.bisect.run(&mut pages, |entry: Entry| entry.latest_ms < at_ms) {
             Ok(entry) => FoundTime::Done(entry - self.first_entry),
+            Err(Halt::Need(page)) => FoundTime::Need(page),
+            Err(Halt::Damaged(page)) => FoundTime::Damaged(page),
+        }
+    }
+}
+
+/// The first delayed message of an index behind a given one.
+#[derive(Debug)]
+pub struct TimerSearch {
+    base: u64,
+    after: (i64, u64),
+    bisect: Bisect,
+}
+
+impl TimerSearch {
+    /// Behind what is due at a time and lies at a position.
+    pub fn new(base: u64, pages: &Pages, after: (i64, u64)) -> TimerSearch {
+        let per_page = Section::Timers.per_page();
+        let bisect = Bisect { first_page: pages.timers, per_page, low: 0, high: pages.timer_rows };
+        TimerSearch { base, after, bisect }
+    }
+
+    /// Goes on as far as the pages go that `pages` has; answers a row number.
+    pub fn step<P: AsRef<[u8]>>(&mut self, mut pages: impl FnMut(u32) -> Option<P>) -> FoundTime {
+        let (base, after) = (self.base, self.after);
+        let key = |row: TimerRow| (row.due_ms, base + u64::from(row.place) * PLACE_BYTES);
+        match self.bisect.run(&mut pages, |row: TimerRow| key(row) <= after) {
+            Ok(row) => FoundTime::Done(row),
             Err(Halt::Need(page)) => FoundTime::Need(page),
             Err(Halt::Damaged(page)) => FoundTime::Damaged(page),
         }

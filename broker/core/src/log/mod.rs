@@ -17,7 +17,7 @@ pub(crate) mod tail;
 mod unit;
 
 use crate::config::ShardConfig;
-use crate::index::{NO_QUEUE, OrderRow, PLACE_BYTES, Pages, SegmentRows};
+use crate::index::{NO_QUEUE, OrderRow, PLACE_BYTES, Pages, SegmentRows, TimerRow};
 use crate::seam::{Action, BLOCK_BYTES, Block, Memory, Now, Outbox};
 use ringmq_schema::record::{self, Kind, RecordHeader, UNIT_HEADER_BYTES};
 use ringmq_schema::zerocopy::FromBytes;
@@ -89,17 +89,26 @@ pub(crate) struct LogFigures {
     pub(crate) syncs: u64,
 }
 
+/// Where the next record of a segment is put; its position is set.
+fn put(rows: &SegmentRows, segment: u32, header: &RecordHeader) -> Put {
+    let place = ((header.position.get() - rows.base) / PLACE_BYTES) as u32;
+    Put { segment, place, row: rows.order.len() as u32 }
+}
+
 /// Notes a record in the rows of its segment; its position is set.
 pub(crate) fn note(rows: &mut SegmentRows, segment: u32, slot: u32, header: &RecordHeader) -> Put {
-    let place = ((header.position.get() - rows.base) / PLACE_BYTES) as u32;
-    let row = rows.order.len() as u32;
-    rows.order.push(OrderRow { place, bytes: header.prefix.length.get(), queue: slot });
+    let put = put(rows, segment, header);
+    let (place, bytes) = (put.place, header.prefix.length.get());
+    rows.order.push(OrderRow { place, bytes, queue: slot });
     if header.prefix.kind == Kind::Message as u8 {
         rows.ids.push((crc32fast::hash(&header.message_id), place));
         let keys = usize::from(header.prefix.key_count).min(header.key_hashes.len());
         rows.keys.extend(header.key_hashes[..keys].iter().map(|hash| (hash.get(), place)));
+    } else if header.prefix.kind == Kind::Timer as u8 {
+        rows.timers.push(TimerRow { due_ms: header.deliver_ms.get(), place, bytes });
+        rows.timers_ms = rows.timers_ms.max(header.store_ms.get());
     }
-    Put { segment, place, row }
+    put
 }
 
 /// A queue slot and the offset behind the last record that a unit holds of it.
@@ -282,7 +291,7 @@ impl<M: Memory> Log<M> {
     }
 
     /// Takes a run of records into the open unit: one copy, then `patch` fills in each header (position
-    /// and epoch are set already) before it is sealed. Returns the position of the first record and
+    /// and epoch are set already) before it is noted and sealed. Returns the position of the first record and
     /// the end of the last.
     pub(crate) fn append(
         &mut self,
@@ -310,7 +319,8 @@ impl<M: Memory> Log<M> {
                 .expect("runs are walked before they are appended");
             header.position = (first + at as u64).into();
             header.epoch = epoch.into();
-            patch(header, note(&mut self.rows, self.active, slot, header));
+            patch(header, put(&self.rows, self.active, header));
+            note(&mut self.rows, self.active, slot, header);
             header.seal();
             at += header.prefix.length.get() as usize;
         }

@@ -146,6 +146,7 @@ impl<M: Memory> Shard<M> {
                 self.log.index_is_gone(segment.number);
                 self.index_pages.forget(base);
                 self.stop_looking(base);
+                self.timers.lose_index(base);
                 let rows = SegmentRows {
                     base,
                     bytes: segment.bytes,
@@ -298,5 +299,6 @@ impl<M: Memory> Shard<M> {
         self.mending.changes += 1;
         self.index_pages.forget(segment.base);
         self.log.indexed(segment.number, indexed.pages);
+        self.timers_indexed(segment.number);
     }
 }

@@ -18,6 +18,7 @@ mod replay;
 mod retention;
 mod sealing;
 mod snapshot;
+mod timers;
 mod waiting;
 
 pub use open::{OpenError, check_segment};
@@ -47,6 +48,7 @@ use ringmq_schema::opcode::Opcode;
 use sealing::Sealing;
 use snapshot::Snapshots;
 use std::collections::{BTreeMap, BTreeSet};
+use timers::Timers;
 use waiting::Waiting;
 
 /// See the module.
@@ -76,6 +78,7 @@ pub struct Shard<M: Memory> {
     retention: Retention,
     punching: Punching,
     mending: Mending,
+    timers: Timers,
     /// Time of the step under way.
     last_step: Now,
     frames: FrameBuilder,
@@ -159,6 +162,11 @@ impl<M: Memory> Shard<M> {
             {
                 self.lookup_read(read, result, out);
             }
+            Input::Read { read, result } | Input::IndexRead { read, result }
+                if self.timers.owns(read) =>
+            {
+                self.timer_read(read, result, now, out);
+            }
             Input::Read { read, result } if Self::is_mending_read(read) => {
                 self.mending_read(read, result, now, out);
             }
@@ -198,7 +206,8 @@ impl<M: Memory> Shard<M> {
         let sealing = self.sealing.next_wake();
         let snapshot = self.snapshots.is_under_way().then_some(0);
         let mending = self.mending.next_wake();
-        let own = sealing.into_iter().chain(mending).chain(snapshot).chain(lookups);
+        let timers = self.timers.next_wake();
+        let own = sealing.into_iter().chain(mending).chain(snapshot).chain(lookups).chain(timers);
         log.into_iter().chain(fetches).chain(groups).chain(own).min()
     }
 
@@ -241,6 +250,7 @@ impl<M: Memory> Shard<M> {
             active_groups: self.groups.values().filter(|g| !g.members.is_empty()).count() as u64,
             waiting_fetches: self.fetches.len() as u64,
             tail_bytes: self.log.tail.bytes() as u64,
+            timers_pending: self.timers.pending(),
             ..self.figures
         }
     }
@@ -297,6 +307,8 @@ impl<M: Memory> Shard<M> {
         }
         match opcode {
             Opcode::Produce => self.produce(now, asker, frame, out),
+            Opcode::Recall => self.recall(now, asker, frame.table, out),
+            Opcode::ListTimers => self.list_timers(now, asker, frame.table, out),
             Opcode::Fetch => self.fetch(now, asker, frame.table, out),
             Opcode::CommitOffsets => self.commit_offsets(now, asker, frame.table, out),
             Opcode::QueryOffsets => self.query_offsets(asker, frame.table, out),
@@ -415,6 +427,7 @@ impl<M: Memory> Shard<M> {
     fn connection_closed(&mut self, connection: ConnectionId, now: Now) {
         self.close_fetches(connection);
         self.close_lookups(connection);
+        self.close_timer_jobs(connection);
         for group in self.groups.values_mut() {
             group.connection_closed(connection, now.mono_us);
         }
@@ -442,6 +455,7 @@ impl<M: Memory> Shard<M> {
         self.answer_waiting(now, out);
         self.reconcile_groups(now, out);
         self.wake_fetches(woken, out);
+        self.step_timers(now, out);
         self.step_sealing(now, out);
         self.step_snapshot(now, out);
         self.step_lookups(out);
@@ -461,6 +475,7 @@ impl<M: Memory> Shard<M> {
         self.stopping = true;
         self.end_fetches(out);
         self.end_lookups(out);
+        self.end_timer_jobs(out);
         self.end_heartbeats(out);
         self.finish_snapshot(now, out);
         self.log.pump(now, out);

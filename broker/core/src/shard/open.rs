@@ -9,6 +9,7 @@ use super::registry::HomeState;
 use super::replay::Tables;
 use super::retention::Retention;
 use super::snapshot::Snapshots;
+use super::timers::Timers;
 use super::waiting::{Then, Waiting};
 use crate::config::{Figures, ShardConfig};
 use crate::index::PageCache;
@@ -92,6 +93,8 @@ impl<M: Memory> Shard<M> {
         for (number, pages) in indexes {
             segments[number as usize].index = Some(pages);
         }
+        let indexed = segments.iter().filter_map(|segment| segment.index.map(|i| (segment.base, i)));
+        let timers = Timers::open(tables.timers, tables.timer_rows, indexed);
         // Recovery made all of it durable before a consumer can see it.
         queues.show_all();
         let fenced_bytes = fenced.iter().map(|range| range.to - range.from).sum();
@@ -107,6 +110,7 @@ impl<M: Memory> Shard<M> {
             retention: Retention::new(topics),
             punching: Punching::new(holes),
             mending: Mending::default(),
+            timers,
             last_step: now,
             home: is_home.then(|| HomeState::new(config.shards, &registry)),
             config,

@@ -1,5 +1,6 @@
 //! Messages in.
 
+use super::timers::Delays;
 use super::waiting::{Produced, Then};
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::config::FlushMode;
@@ -38,7 +39,14 @@ impl<M: Memory> Shard<M> {
             Flush::Async => false,
             _ => topic_flush == FlushMode::Sync,
         };
-        let durable = self.check_run(id, frame.run, records, durable)?;
+        let (durable, delays) = self.check_run(id, frame.run, records, durable)?;
+        if delays.check(self.config.delay_ms_max, now)? {
+            self.check_timers(&delays)?;
+            let (position, end) = self.append_timers(frame.run, durable, now, out);
+            let produced = (record::NO_OFFSET, records, position, end);
+            self.produced(asker, produced, frame.run.len(), durable, now);
+            return Ok(());
+        }
 
         let slot = self.queues.slot_or_new(id);
         let queue = self.queues.at_mut(slot);
@@ -62,8 +70,22 @@ impl<M: Memory> Shard<M> {
         if !durable && !queue.waiting.is_empty() {
             self.sync_wanted = end;
         }
+        let produced = (base_offset, records, position, end);
+        self.produced(asker, produced, frame.run.len(), durable, now);
+        Ok(())
+    }
+
+    /// A run was appended: it is counted, and acknowledged when it is as durable as it must be.
+    fn produced(
+        &mut self,
+        asker: Asker,
+        (base_offset, records, position, end): (u64, u32, u64, u64),
+        bytes: usize,
+        durable: bool,
+        now: Now,
+    ) {
         self.figures.messages_in += u64::from(records);
-        self.figures.bytes_in += frame.run.len() as u64;
+        self.figures.bytes_in += bytes as u64;
         if !asker.one_way {
             let produced = Produced {
                 connection: asker.connection,
@@ -71,13 +93,12 @@ impl<M: Memory> Shard<M> {
                 base_offset,
                 records,
                 position,
-                store_ms,
+                store_ms: now.wall_ms,
                 received_us: now.mono_us,
             };
             // promise: ack-is-durable
             self.waiting.push(end, durable, Then::Acknowledge(produced));
         }
-        Ok(())
     }
 
     /// Whether the queue takes messages here; returns the topic's flush mode.
@@ -97,7 +118,12 @@ impl<M: Memory> Shard<M> {
             return Err(refuse(Status::UnknownQueue, text));
         }
         self.check_shard(id)?;
-        Ok(match Flush(settings.flush) {
+        Ok(self.flush_of(id.topic).unwrap_or(self.config.flush))
+    }
+
+    /// Flush mode of a topic that is there.
+    pub(super) fn flush_of(&self, topic: u32) -> Option<FlushMode> {
+        Some(match Flush(self.registry.topic(topic)?.settings.flush) {
             Flush::Sync => FlushMode::Sync,
             Flush::Async => FlushMode::Async,
             _ => self.config.flush,
@@ -138,20 +164,21 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Walks the run: nothing of it is kept unless all of it is in order. Returns whether any record
-    /// asks for durability.
+    /// asks for durability, and what they say of their delivery times.
     fn check_run(
         &self,
         id: QueueId,
         run: &[u8],
         records: u32,
         default_durable: bool,
-    ) -> Result<bool, Refuse> {
+    ) -> Result<(bool, Delays), Refuse> {
         let most = limits::BATCH_BYTES_MAX.min(self.log.run_bytes_max());
         if run.len() > most {
             let text = format!("the batch has {} bytes, at most {most} are allowed", run.len());
             return Err(refuse(Status::MessageTooLarge, text));
         }
         let (mut count, mut durable, mut bytes) = (0u32, false, 0);
+        let mut delays = Delays::default();
         for found in record::records(run) {
             let found = found.map_err(|e| refuse(Status::BadRecord, e.to_string()))?;
             let header = found.header;
@@ -186,10 +213,14 @@ impl<M: Memory> Shard<M> {
             }
             let flags = header.flags.get();
             // promise: never-early. What cannot be held back yet must not be taken.
-            if header.deliver_ms.get() != 0 || flags & record::FLAG_TRANSACTION != 0 {
-                let text = "delayed and transactional messages are not served by this version";
+            if flags & record::FLAG_TRANSACTION != 0 {
+                let text = "transactional messages are not served by this version";
                 return Err(refuse(Status::Unsupported, text));
             }
+            if flags & record::FLAG_DELAYED != 0 {
+                return fault("says that it was delivered after a delay");
+            }
+            delays.take(header.deliver_ms.get());
             if found.check_payload().is_err() {
                 let text = format!("record {count}: the payload's checksum does not match");
                 return Err(refuse(Status::BadChecksum, text));
@@ -213,7 +244,7 @@ impl<M: Memory> Shard<M> {
         if bytes != run.len() {
             return Err(refuse(Status::BadRecord, "a producer's batch holds no control records"));
         }
-        Ok(durable)
+        Ok((durable, delays))
     }
 }
 

@@ -143,6 +143,10 @@ impl<M: Memory> Shard<M> {
         let segments = &self.retention.segments;
         let found =
             self.log.sealed_segments().take_while(|s| s.end() <= retirable).find(|segment| {
+                // What is still to be delivered lies in units without an owner.
+                if !self.is_clear_of_timers(segment) {
+                    return false;
+                }
                 let owners = segments.owners(segment.number);
                 let before = self.punching.looked_at.get(&segment.base);
                 let live = segments.live_bytes(segment.number);

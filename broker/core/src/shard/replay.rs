@@ -12,6 +12,7 @@ use crate::consume::offsets::Offsets;
 use crate::hole::{Hole, Holes};
 use crate::index::{
     DirectoryReader, Entry, Header, IndexError, PAGE_BYTES, Pages, QueueRows, Section, SegmentRows,
+    TimerRow,
 };
 use crate::log::recovery::{Fenced, Replay};
 use crate::log::{Put, Segment, note};
@@ -21,8 +22,9 @@ use crate::registry::Registry;
 use crate::seam::LogFiles;
 use crate::snapshot::{self, Item};
 use crate::state;
+use crate::timer::{Key, Marks};
 use ringmq_schema::placement::shard_of_queue;
-use ringmq_schema::record::{HEADER_BYTES, Kind, RecordHeader, RecordRef};
+use ringmq_schema::record::{FLAG_DELAYED, HEADER_BYTES, Kind, RecordHeader, RecordRef};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// See the module.
@@ -56,6 +58,11 @@ pub(super) struct Tables {
     /// What the files held when recovery began is durable.
     is_synced: bool,
     pub(super) holes: Holes,
+    pub(super) timers: Marks,
+    /// Delayed messages in segments without an index, by base.
+    pub(super) timer_rows: Vec<(u64, Vec<TimerRow>)>,
+    /// Bounds of the segments that were read.
+    bounds: BTreeMap<u64, u64>,
     /// Slots with a record behind the last damage.
     seen: BTreeSet<u32>,
 }
@@ -83,6 +90,9 @@ impl Tables {
             has_index: false,
             is_synced: false,
             holes: Holes::default(),
+            timers: Marks::default(),
+            timer_rows: Vec::new(),
+            bounds: BTreeMap::new(),
             seen: BTreeSet::new(),
         }
     }
@@ -103,9 +113,12 @@ impl Tables {
             self.offsets.forget_topic(topic);
         }
         self.topics.forget_if(|topic| self.registry.is_deleted(topic));
+        self.timers.settle(segments.front().map_or(0, |segment| segment.base));
+        self.timer_rows.push((self.rows.base, self.rows.timers.clone()));
         // The last segment is full and has its index: there is nothing to seal, and nothing to seal it with.
         let end = self.rows.base + self.rows.bytes;
         if self.known >= end {
+            self.timer_rows.retain(|(base, _)| *base != self.rows.base);
             self.rows = SegmentRows { base: end, ..SegmentRows::default() };
         }
         let bytes: u64 = fenced.iter().map(|range| range.to - range.from).sum();
@@ -184,6 +197,7 @@ impl Tables {
             offsets,
             queues,
             holes,
+            timers,
             first_known,
             has_state,
             gone_topics,
@@ -194,6 +208,10 @@ impl Tables {
             Item::Begin { .. } => *has_state = true,
             Item::End { .. } => {}
             Item::Hole(hole) => holes.insert(hole),
+            Item::Recalled(key) => timers.recall(key),
+            Item::Fired(key) => timers.restore_fired(key),
+            Item::Moved(base, key) => timers.append_again(Some(base), key),
+            Item::Behind(key, bytes) => timers.restore_behind(key, bytes),
             Item::Registry { version, last_topic, last_group } => {
                 registry.restore_head(version, last_topic, last_group);
             }
@@ -247,8 +265,30 @@ impl Tables {
                 Ok(())
             }
             Kind::Epoch => Ok(()),
+            Kind::Timer => {
+                self.take_timer(record.header);
+                Ok(())
+            }
+            Kind::TimerEnd => {
+                let key = state::read_timer(record.payload)
+                    .ok_or("the record of a message that was taken back does not parse")?;
+                self.timers.recall(key);
+                Ok(())
+            }
             _ => Err("it is of a kind that this version does not know"),
         }
+    }
+
+    /// A delayed message was set, or appended again.
+    fn take_timer(&mut self, header: &RecordHeader) {
+        let due_ms = header.deliver_ms.get();
+        if let Some(position) = header.offset.get().checked_sub(1) {
+            let within = self.bounds.range(..=position).next_back();
+            let base = within.filter(|(_, end)| position < **end).map(|(base, _)| *base);
+            self.timers.append_again(base, Key { due_ms, position });
+        }
+        let key = Key { due_ms, position: header.position.get() };
+        self.timers.set(key, header.prefix.length.get());
     }
 
     fn take_message(
@@ -311,6 +351,7 @@ impl Replay for Tables {
             log_id: self.log_id,
             ..SegmentRows::default()
         };
+        self.bounds.insert(segment.base, segment.end());
         self.is_whole |= segment.base == 0;
         self.has_state |= self.is_whole;
         // An index is derived: whatever is wrong with it, the segment is read instead.
@@ -331,6 +372,10 @@ impl Replay for Tables {
             return Err("it is of a kind that this version does not know");
         };
         if kind == Kind::Message {
+            if state && header.flags.get() & FLAG_DELAYED != 0 {
+                let (due_ms, position) = (header.deliver_ms.get(), header.producer_id.get());
+                self.timers.end(Key { due_ms, position });
+            }
             return self.take_message(segment, record);
         }
         self.note(segment, crate::index::NO_QUEUE, header);
@@ -370,6 +415,8 @@ impl Replay for Tables {
             }
             self.topics.insert(segment.number, &indexed.topics, |_| false);
             self.indexes.push((segment.number, indexed.pages));
+        } else {
+            self.timer_rows.push((segment.base, rows.timers));
         }
         Ok(())
     }

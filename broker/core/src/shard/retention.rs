@@ -13,6 +13,7 @@
 
 use super::Shard;
 use crate::index::TopicRows;
+use crate::log::Segment;
 use crate::seam::{Action, Memory, Now, Outbox};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -214,13 +215,22 @@ impl<M: Memory> Shard<M> {
         }
     }
 
+    /// Whether no topic needs anything in a segment.
+    pub(super) fn has_expired(&self, segment: &Segment) -> bool {
+        self.retention.segments.is_expired(segment.number)
+    }
+
     /// Gives back the log's first segments while nobody needs them.
     fn retire_segments(&mut self, now: Now, out: &mut Outbox<M::Block>) {
         while let Some(first) = self.log.first_sealed() {
-            let expired = self.retention.segments.is_expired(first.number);
-            if !expired || first.end() > self.log.retirable() {
+            if !self.has_expired(&first) || first.end() > self.log.retirable() {
                 break;
             }
+            if !self.is_clear_of_timers(&first) {
+                self.empty_of_timers(first, now);
+                break;
+            }
+            self.forget_timers(&first);
             self.log.retire_first();
             self.retention.segments.owners.remove(&first.number);
             self.index_pages.forget(first.base);
@@ -230,7 +240,9 @@ impl<M: Memory> Shard<M> {
             out.actions.push(Action::Retire { base: first.base });
         }
         let waiting = self.log.sealed_segments();
-        let waiting = waiting.take_while(|s| self.retention.segments.is_expired(s.number)).count();
+        // Those with pending timers go in their own time.
+        let can_go = |s: &Segment| self.has_expired(s) && self.is_clear_of_timers(s);
+        let waiting = waiting.take_while(can_go).count();
         let pause_us = if self.disk_has_room { ROLL_PAUSE_US } else { ROLL_PAUSE_FULL_US };
         let rested = self.retention.rolled_us.is_none_or(|rolled| now.mono_us >= rolled + pause_us);
         if waiting > WAITING_SEGMENTS && rested && !self.retention.wants_roll {

@@ -130,6 +130,7 @@ impl<M: Memory> Shard<M> {
                 } else {
                     let is_gone = |topic| self.registry.is_deleted(topic);
                     self.retention.segments.insert(segment, &indexed.topics, is_gone);
+                    self.timers_indexed(segment);
                     Step::Idle
                 }
             }

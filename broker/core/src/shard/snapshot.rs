@@ -10,6 +10,7 @@ use super::waiting::Then;
 use crate::peer::QueueId;
 use crate::seam::{Memory, Now, Outbox};
 use crate::snapshot::{QueueState, Slice};
+use crate::timer::Key;
 use ringmq_schema::record::Kind;
 
 /// The log grows by at least so many times what the last snapshot took.
@@ -27,6 +28,9 @@ enum Next {
     Offsets(Option<(u32, QueueId)>),
     Queues(u32),
     Holes(Option<u64>),
+    Recalled(Option<Key>),
+    Fired,
+    Behind(Option<Key>),
     End,
 }
 
@@ -150,8 +154,38 @@ impl<M: Memory> Shard<M> {
             Next::Queues(first) => self.queue_slice(first),
             Next::Holes(after) => match self.punching.holes.after(after) {
                 Some(hole) => (Slice::hole(hole), Next::Holes(Some(hole.base))),
-                None => (Slice::queues(), Next::End),
+                None => (Slice::queues(), Next::Recalled(None)),
             },
+            // One that is over between two slices is then named by neither, or by the mark alone: never is one
+            // pending that was taken back.
+            Next::Recalled(after) => {
+                let mut slice = Slice::recalled();
+                let mut next = Next::Fired;
+                for key in self.timers.marks.recalled(after) {
+                    slice.add_timer(key);
+                    if slice.payload().len() >= SLICE_BYTES {
+                        next = Next::Recalled(Some(key));
+                        break;
+                    }
+                }
+                (slice, next)
+            }
+            Next::Fired => {
+                let marks = &self.timers.marks;
+                (Slice::fired(marks.fired(), marks.moved()), Next::Behind(None))
+            }
+            Next::Behind(after) => {
+                let mut slice = Slice::behind();
+                let mut next = Next::End;
+                for (key, bytes) in self.timers.marks.behind(after) {
+                    slice.add_behind(key, bytes);
+                    if slice.payload().len() >= SLICE_BYTES {
+                        next = Next::Behind(Some(key));
+                        break;
+                    }
+                }
+                (slice, next)
+            }
             Next::End => {
                 let begin = self.snapshots.begin;
                 let end = self.append_slice(&Slice::end(begin), now, out);
