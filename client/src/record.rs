@@ -38,7 +38,8 @@ impl Record {
         let message = found.message().map_err(|error| error.to_string())?;
         let body = message.body().map_or(0..0, |body| range_in(&found, body.bytes()));
         let tag = message.tag().map_or(0..0, |tag| range_in(&found, tag.as_bytes()));
-        Ok(Record { queue: Arc::clone(queue), shard, bytes, body, tag, attempt: 1 })
+        let attempt = u32::from(found.header.attempts.get()) + 1;
+        Ok(Record { queue: Arc::clone(queue), shard, bytes, body, tag, attempt })
     }
 
     pub(crate) fn again(mut self) -> Record {

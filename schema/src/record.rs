@@ -24,7 +24,7 @@
 //!  96 u16 flags             bits 0-1 flush, bits 2-3 compression, bit 4 transaction, bit 5 delayed
 //!  98 u16 property_count
 //! 100 u16 property_bytes
-//! 102 u16 reserved
+//! 102 u16 attempts          broker: deliveries before, of a message that came back from a consumer
 //! 104 [u32; 4] key_hashes   CRC-32 of the first four keys
 //! 120 i64 born_ms
 //! 128 payload, zero-padded to a multiple of 8
@@ -164,7 +164,7 @@ pub struct RecordHeader {
     pub flags: U16,
     pub property_count: U16,
     pub property_bytes: U16,
-    pub reserved: U16,
+    pub attempts: U16,
     pub key_hashes: [U32; 4],
     pub born_ms: I64,
 }

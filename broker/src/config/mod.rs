@@ -103,6 +103,12 @@ settings! {
     tail_cache_bytes: Bytes = Bytes::mib(64);
     /// Largest unit that is written at once.
     unit_bytes: Bytes = Bytes::mib(1);
+    /// How far ahead a message may be delayed.
+    max_delay: Duration = Duration::from_millis(limits::DELAY_MS_MAX);
+    /// Delayed messages of a shard that wait behind one already delivered: the clock was set back.
+    max_timers_behind: usize = 65_536;
+    /// Delayed messages of a shard that were taken back before their time.
+    max_timers_recalled: usize = 100_000;
     /// Units of a shard under way to the device.
     units_in_flight: usize = 8;
     /// Units up to this length count as small.
@@ -283,6 +289,9 @@ impl BrokerConfig {
             read_cache_bytes: self.read_cache_bytes.as_usize(),
             fetch_bytes: self.fetch_bytes.as_usize(),
             transfer_bytes_min: self.transfer_bytes_min.as_usize(),
+            delay_ms_max: ms(self.max_delay),
+            timers_behind: self.max_timers_behind,
+            timers_recalled: self.max_timers_recalled,
             waiting_fetches: self.max_waiting_fetches,
             waiting_produces: self.max_waiting_produces,
             topics: self.max_topics,

@@ -58,6 +58,7 @@ impl<M: Memory> Shard<M> {
             self.log.append(frame.run, durable, touched, now, out, |header, put| {
                 header.offset = queue.next.into();
                 header.store_ms = store_ms.into();
+                header.attempts = 0.into();
                 let bytes = header.prefix.length.get();
                 let Put { segment, place, row } = put;
                 let tag_hash = header.tag_hash.get();
