@@ -61,9 +61,9 @@ mod record;
 mod route;
 
 pub use admin::{
-    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, KeyQuery, MessageType,
-    OwnedQueue, Permission, QueueLag, QueueStats, ResetTo, ShardStatus, TopicDescription,
-    TopicSpec,
+    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, GroupSettings, GroupSpec,
+    KeyQuery, MessageType, OwnedQueue, Permission, QueueLag, QueueStats, ResetTo, RetryPauses,
+    ShardStatus, TopicDescription, TopicSpec,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
@@ -74,7 +74,7 @@ pub use filter::Filter;
 pub use identity::{MessageRef, StoredMessageId};
 pub use message::{Flush, Message, MessageId};
 pub use producer::{Delivery, Producer, ProducerBuilder, SendReceipt, SendStatus};
-pub use record::Record;
+pub use record::{Origin, Record};
 pub use ringmq_schema::error::Status;
 pub use route::{BrokerRoute, Queue, TopicRoute};
 

@@ -95,8 +95,7 @@ impl Engine {
         };
         let state = &mut *guard;
         let flush = self.flush_of(message);
-        let born_ms = unix_ms(SystemTime::now());
-        let message_id = state.ids.next(born_ms);
+        let (message_id, born_ms) = state.identity_of(message, unix_ms(SystemTime::now()));
         let target =
             state.lanes[lane].target.as_ref().expect("the route has lanes that are chosen");
         let addressed = (target.topic_id, target.queue.id);
@@ -158,10 +157,10 @@ impl Engine {
         let flush = self.flush_of(first);
         let buffer = state.spare.pop().unwrap_or_default();
         let mut batch = Batch::new(buffer, flush, addressed, now, deadline);
-        let born_ms = unix_ms(SystemTime::now());
+        let now_ms = unix_ms(SystemTime::now());
         let mut deliveries = Vec::with_capacity(messages.len());
         for message in messages {
-            let message_id = state.ids.next(born_ms);
+            let (message_id, born_ms) = state.identity_of(message, now_ms);
             let (builder, building) = (&mut state.builder, &mut batch.building);
             let built = message.with_spec(message_id, born_ms, flush, |spec| {
                 builder.append(building, addressed.0, addressed.1, spec)
