@@ -160,6 +160,12 @@ pub const METRICS: &[Metric] = &[
     counter("ringmq_out_of_range_total", "Fetches from an offset that is not there.", |p| {
         p.figures.out_of_range
     }),
+    counter("ringmq_retries_total", "Messages that consumers sent back, for another attempt.", |p| {
+        p.figures.retries
+    }),
+    counter("ringmq_dead_letters_total", "Messages that went to a dead-letter topic.", |p| {
+        p.figures.dead_letters
+    }),
     counter("ringmq_transfers_total", "Runs of records sent from file to socket.", |p| {
         p.figures.transfers
     }),
