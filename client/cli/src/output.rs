@@ -161,6 +161,22 @@ pub fn utc(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:03}Z")
 }
 
+/// Text for a terminal: on one line, without control characters, so many characters at most.
+pub fn line(text: &str, characters: usize) -> String {
+    let escaped = |character: char| {
+        let (plain, escape) = match character.is_control() {
+            true => (None, Some(character.escape_default())),
+            false => (Some(character), None),
+        };
+        plain.into_iter().chain(escape.into_iter().flatten())
+    };
+    let mut shown: String = text.chars().take(characters).flat_map(escaped).collect();
+    if text.chars().nth(characters).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Whole milliseconds.
 pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

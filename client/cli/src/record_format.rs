@@ -143,11 +143,23 @@ pub struct JsonRecord<'a> {
     born_ms: u64,
     stored_ms: u64,
     delivery_attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<JsonOrigin>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<&'a str>,
     body_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body_hex: Option<String>,
+}
+
+/// Where a message was first that was sent back.
+#[derive(Serialize)]
+struct JsonOrigin {
+    topic: String,
+    queue: u32,
+    offset: u64,
 }
 
 impl<'a> JsonRecord<'a> {
@@ -169,6 +181,12 @@ impl<'a> JsonRecord<'a> {
             born_ms: epoch_ms(record.born_at()),
             stored_ms: epoch_ms(record.stored_at()),
             delivery_attempt: record.delivery_attempt(),
+            origin: record.origin().map(|origin| JsonOrigin {
+                topic: origin.queue.topic.to_string(),
+                queue: origin.queue.id,
+                offset: origin.offset,
+            }),
+            last_error: record.last_error(),
             body_bytes: record.body().len(),
             body_hex: body.is_none().then(hex),
             body,

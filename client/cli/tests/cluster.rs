@@ -245,6 +245,46 @@ fn a_group_goes_on_where_it_was_also_after_a_restart() {
 }
 
 #[test]
+fn groups_have_settings_and_messages_are_sent_once_more() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    dev.ok(&["group", "create", "g", "--max-attempts", "3", "--retry-pauses", "10s,1m"]);
+    assert_eq!(dev.code(&["group", "create", "g", "--max-attempts", "4"]), Some(1));
+    assert_eq!(dev.code(&["group", "create", "g", "--retry-first", "1s"]), Some(2));
+    let shown = dev.ok(&["group", "settings", "g"]);
+    assert!(shown.contains("on") && shown.ends_with("3  10s, 1m 0s\n"), "{shown}");
+    dev.ok(&["group", "alter", "g", "--consume", "off"]);
+    let group = json(&dev.ok(&["group", "settings", "g", "-o", "json"]));
+    let group = &group["group"][0];
+    assert_eq!(group["consume_enabled"], false);
+    assert_eq!((&group["max_attempts"], &group["retry_pauses_ms"][1]), (&3.into(), &60_000.into()));
+    let growing = ["--retry-first", "1s", "--retry-longest", "1h", "--consume", "on"];
+    let group = dev.ok(&[&["group", "alter", "g"], &growing[..], &["-o", "json"]].concat());
+    let group = &json(&group)["group"][0];
+    assert_eq!(
+        (&group["retry_first_ms"], &group["retry_factor_percent"]),
+        (&1000.into(), &200.into())
+    );
+    assert_eq!(dev.code(&["group", "alter", "nobody", "--consume", "on"]), Some(3));
+
+    assert_eq!(dev.ok(&["dlq", "ls"]), "GROUP  MESSAGES  LAST\n");
+    assert_eq!(dev.code(&["dlq", "show", "g"]), Some(3));
+    assert_eq!(dev.code(&["dlq", "export", "g"]), Some(3));
+    assert_eq!(dev.code(&["dlq", "resend", "g"]), Some(2), "some, or --all");
+    assert_eq!(dev.code(&["dlq", "resend", "g", "--all"]), Some(3));
+
+    dev.ok(&["topic", "create", "t", "--queues", "1"]);
+    dev.produce_lines("t", "one\n", &["--tag", "a", "--key", "k"]);
+    let first = json(&dev.ok(&["topic", "consume", "t", "-o", "json"]));
+    let id = first["message_id"].as_str().expect("an id");
+    dev.ok(&["message", "resend", id]);
+    let both = dev.ok(&["topic", "consume", "t", "-f", "%i %o %g %k %v\\n"]);
+    assert_eq!(both, format!("{id} 0 a k one\n{id} 1 a k one\n"));
+    assert_eq!(dev.code(&["message", "resend", "01934f00-0000-7000-8000-000000000001"]), Some(3));
+    dev.stop(Signal::INT);
+}
+
+#[test]
 fn a_second_dev_on_the_same_data_is_refused() {
     let directory = directory();
     let dev = Dev::start(directory.path());

@@ -60,6 +60,10 @@ pub enum Bug {
     PunchTooFar,
     /// A transfer sends another place of the log.
     TransferElsewhere,
+    /// A message that is sent back is told to be stored, and is not.
+    LostRetry,
+    /// Members commit past messages that they have not finished.
+    OffsetOverUnfinished,
     /// As `IndexElsewhere`, now and then only.
     IndexSometimesElsewhere,
     /// An index that was reported as written is gone after a restart.
@@ -95,6 +99,8 @@ impl Bug {
         Bug::RetiredUnasked,
         Bug::PunchTooFar,
         Bug::TransferElsewhere,
+        Bug::LostRetry,
+        Bug::OffsetOverUnfinished,
     ];
 
     /// Those that must do no harm: derived files and space, of which nothing is ever answered from memory of
@@ -111,6 +117,7 @@ impl Bug {
             Bug::PunchTooFar => asked.holes > 0,
             Bug::TransferElsewhere => asked.transfers > 0,
             Bug::RetirementForgotten => asked.retired > 0,
+            Bug::LostRetry | Bug::OffsetOverUnfinished => asked.retries > 0,
             _ => true,
         }
     }
@@ -234,6 +241,18 @@ impl Planted {
     /// Whether a request vanishes.
     pub fn loses_request(&mut self) -> bool {
         self.strikes(Bug::RequestLost, 50)
+    }
+
+    /// Whether a request vanishes and is answered all the same, and how.
+    pub fn swallows(&mut self, intent: &Intent) -> Option<Reply> {
+        let is_retry = matches!(intent, Intent::Retry { .. });
+        (is_retry && self.strikes(Bug::LostRetry, 3))
+            .then_some(Reply::Retried { dead_lettered: false, deliver_ms: 1 })
+    }
+
+    /// Whether members commit what they got, finished or not.
+    pub fn is_careless(&self) -> bool {
+        self.bug == Some(Bug::OffsetOverUnfinished)
     }
 
     /// Whether a message between shards is answered instead of delivered, and how.

@@ -13,6 +13,12 @@ pub enum MessageVerb {
     Get(Get),
     /// Show the messages of a topic that have a key, the newest first
     Find(Find),
+    /// Send a message once more, under the same id, to the topic that it was sent to
+    Resend {
+        /// Its unique id (a UUID), or its stored id as in broker-a/0003-00000000000a1b2c
+        #[arg(value_parser = values::message)]
+        id: MessageRef,
+    },
 }
 
 /// `message get`.

@@ -1,5 +1,6 @@
 //! The command line: nouns, verbs, and what all of them take.
 
+mod dlq;
 mod group;
 #[cfg(target_os = "linux")]
 mod log;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use group::{GroupVerb, Reset};
+pub use dlq::{DlqVerb, Export, Resend, Show};
+pub use group::{Change, Consumption, GroupVerb, Reset};
 #[cfg(target_os = "linux")]
 pub use log::{Dump, LogVerb};
 pub use message::{Find, Get, MessageVerb};
@@ -93,6 +95,9 @@ pub enum Noun {
     /// Messages looked up by id and by key
     #[command(subcommand)]
     Message(MessageVerb),
+    /// Dead letters: messages that failed for good
+    #[command(subcommand)]
+    Dlq(DlqVerb),
     /// A broker's files, read only, without the broker
     #[cfg(target_os = "linux")]
     #[command(subcommand)]

@@ -37,7 +37,7 @@ pub(super) async fn run(args: &Consume, global: &Global) -> Result<(), Failure> 
     let from = args.from.unwrap_or(if args.follow { Place::Last } else { Place::First });
     let mut consumer = match &args.group {
         Some(group) => member(&client, group, args, from).await?,
-        None => onlooker(&client, args, from, &ends).await?,
+        None => onlooker(&client, &Filter::tags(&args.tags), from, &ends).await?,
     };
     let copied = copy(&mut consumer, args, global.output, &ends).await;
     consumer.close(CLOSE_LIMIT).await?;
@@ -96,7 +96,7 @@ async fn copy(
 }
 
 /// The client reads under some group's name; this one lives as long as the command.
-fn onlooker_group() -> String {
+pub(super) fn onlooker_group() -> String {
     format!("ringmq-cli-{}", std::process::id())
 }
 
@@ -108,15 +108,15 @@ fn write(record: &Record, args: &Consume, form: Form, to: &mut Vec<u8>) {
 }
 
 /// Reads all queues by itself; no group's offsets change.
-async fn onlooker(
+pub(super) async fn onlooker(
     client: &Client,
-    args: &Consume,
+    filter: &Filter,
     from: Place,
     ends: &HashMap<Queue, u64>,
 ) -> Result<PullConsumer, Failure> {
     let mut builder = client.pull_consumer(onlooker_group()).from(ConsumeFrom::First);
     for queue in ends.keys() {
-        builder = builder.assign(queue.clone(), Filter::tags(&args.tags));
+        builder = builder.assign(queue.clone(), filter.clone());
     }
     let mut consumer = builder.build().await?;
     for (queue, end) in ends {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ringmq::{Admin, QueueLag};
+use ringmq::{Admin, GroupSettings, GroupSpec, QueueLag, RetryPauses};
 use serde::Serialize;
 
 use super::admin;
-use crate::args::{Global, GroupVerb, Reset};
+use crate::args::{Change, Consumption, Global, GroupVerb, Reset};
 use crate::confirm;
 use crate::failure::Failure;
 use crate::output::{self, Column, age, age_or_dash, epoch_ms, milliseconds};
@@ -16,6 +16,9 @@ pub(super) async fn run(verb: &GroupVerb, global: &Global) -> Result<(), Failure
     let admin = admin(global).await?;
     match verb {
         GroupVerb::Ls { prefix } => ls(prefix, &admin, global).await,
+        GroupVerb::Create(args) => create(args, &admin, global).await,
+        GroupVerb::Alter(args) => alter(args, &admin, global).await,
+        GroupVerb::Settings { group } => settings(group, &admin, global).await,
         GroupVerb::Describe { group } => describe(group, &admin, global).await,
         GroupVerb::Members { group } => members(group, &admin, global).await,
         GroupVerb::Reset(args) => reset(args, &admin, global).await,
@@ -33,6 +36,101 @@ async fn ls(prefix: &str, admin: &Admin, global: &Global) -> Result<(), Failure>
     let rows: Vec<NameRow> = names.map(|name| NameRow { name }).collect();
     const COLUMNS: &[Column<NameRow>] = &[Column::text("GROUP", |row: &NameRow| row.name.clone())];
     output::list(global.output, "groups", &rows, COLUMNS)
+}
+
+async fn create(args: &Change, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let spec = GroupSpec::new(args.group.as_str());
+    let wanted = with_changes(GroupSettings::default(), args);
+    let spec = if wanted == GroupSettings::default() { spec } else { spec.settings(wanted) };
+    admin.create_group(spec).await?;
+    if !global.quiet {
+        eprintln!("created {}", args.group);
+    }
+    settings(&args.group, admin, global).await
+}
+
+/// The client takes over every setting; what was not named here stays as it is.
+async fn alter(args: &Change, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let present = admin.describe_group(&args.group).await?.settings;
+    let spec = GroupSpec::new(args.group.as_str()).settings(with_changes(present, args));
+    admin.alter_group(spec).await?;
+    if !global.quiet {
+        eprintln!("changed {}", args.group);
+    }
+    settings(&args.group, admin, global).await
+}
+
+fn with_changes(mut settings: GroupSettings, args: &Change) -> GroupSettings {
+    if let Some(consume) = args.consume {
+        settings.consume_enabled = consume == Consumption::On;
+    }
+    if let Some(attempts) = args.max_attempts {
+        settings.max_attempts = attempts;
+    }
+    if !args.retry_pauses.is_empty() {
+        settings.retry = RetryPauses::List(args.retry_pauses.clone());
+    }
+    if let (Some(first), Some(longest)) = (args.retry_first, args.retry_longest) {
+        let factor_percent = args.retry_factor;
+        settings.retry = RetryPauses::Growing { first, factor_percent, longest };
+    }
+    settings
+}
+
+#[derive(Serialize)]
+struct SettingsRow {
+    group: String,
+    consume_enabled: bool,
+    max_attempts: u16,
+    /// Empty: as it is by default, or growing.
+    retry_pauses_ms: Vec<u64>,
+    retry_first_ms: Option<u64>,
+    retry_factor_percent: Option<u32>,
+    retry_longest_ms: Option<u64>,
+}
+
+const SETTINGS_COLUMNS: &[Column<SettingsRow>] = &[
+    Column::text("GROUP", |row: &SettingsRow| row.group.clone()),
+    Column::text("CONSUME", |row: &SettingsRow| {
+        if row.consume_enabled { "on" } else { "off" }.to_owned()
+    }),
+    Column::number("ATTEMPTS", |row: &SettingsRow| row.max_attempts.to_string()),
+    Column::text("PAUSES", |row: &SettingsRow| {
+        let shown = |ms: u64| age(Duration::from_millis(ms));
+        match (row.retry_first_ms, row.retry_factor_percent, row.retry_longest_ms) {
+            (Some(first), Some(factor), Some(longest)) => {
+                format!("{}, each {factor} %, up to {}", shown(first), shown(longest))
+            }
+            _ if row.retry_pauses_ms.is_empty() => "10s, 30s, 1m 0s, ... 2h 0m".to_owned(),
+            _ => row.retry_pauses_ms.iter().copied().map(shown).collect::<Vec<_>>().join(", "),
+        }
+    }),
+];
+
+async fn settings(group: &str, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let GroupSettings { consume_enabled, max_attempts, retry, .. } =
+        admin.describe_group(group).await?.settings;
+    let mut row = SettingsRow {
+        group: group.to_owned(),
+        consume_enabled,
+        max_attempts,
+        retry_pauses_ms: Vec::new(),
+        retry_first_ms: None,
+        retry_factor_percent: None,
+        retry_longest_ms: None,
+    };
+    match retry {
+        RetryPauses::List(pauses) => {
+            row.retry_pauses_ms = pauses.into_iter().map(milliseconds).collect();
+        }
+        RetryPauses::Growing { first, factor_percent, longest } => {
+            row.retry_first_ms = Some(milliseconds(first));
+            row.retry_factor_percent = Some(factor_percent);
+            row.retry_longest_ms = Some(milliseconds(longest));
+        }
+        _ => {}
+    }
+    output::list(global.output, "group", &[row], SETTINGS_COLUMNS)
 }
 
 #[derive(Serialize)]

@@ -2,10 +2,11 @@
 
 use std::io::{self, Write as _};
 
-use ringmq::{Admin, KeyQuery, Record};
+use ringmq::{Admin, KeyQuery, MessageRef, Record};
 use serde::Serialize;
 
-use super::admin;
+use super::dlq::send_again;
+use super::{CLOSE_LIMIT, connect};
 use crate::args::{Find, Get, Global, MessageVerb};
 use crate::failure::Failure;
 use crate::output::{self, Column, Form, epoch_ms, utc};
@@ -16,16 +17,34 @@ use crate::values::Place;
 const BODY_CHARACTERS: usize = 40;
 
 pub(super) async fn run(verb: &MessageVerb, global: &Global) -> Result<(), Failure> {
-    let admin = admin(global).await?;
+    let client = connect(global).await?;
+    let admin = client.admin();
     match verb {
         MessageVerb::Get(args) => get(args, &admin, global).await,
         MessageVerb::Find(args) => find(args, &admin, global).await,
+        MessageVerb::Resend { id } => {
+            let record = look_up(None, id, &admin).await?;
+            send_again(&client, std::slice::from_ref(&record), global).await?;
+            client.shutdown(CLOSE_LIMIT).await?;
+            if !global.quiet {
+                eprintln!("sent {} once more", record.message_id());
+            }
+            Ok(())
+        }
     }
 }
 
 async fn get(args: &Get, admin: &Admin, global: &Global) -> Result<(), Failure> {
-    let found = admin.message(args.topic.as_deref(), args.id.clone()).await;
-    let record = found.map_err(|error| {
+    let record = look_up(args.topic.as_deref(), &args.id, admin).await?;
+    match (&args.format, global.output) {
+        (_, Form::Json) => output::json("message", &JsonRecord::new(&record)),
+        (Some(format), _) => write(&[record], format),
+        (None, _) => output::print(&describe(&record)),
+    }
+}
+
+async fn look_up(topic: Option<&str>, id: &MessageRef, admin: &Admin) -> Result<Record, Failure> {
+    admin.message(topic, id.clone()).await.map_err(|error| {
         let mut failure = Failure::from(error);
         if failure.exit == crate::failure::Exit::NotFound {
             failure.advice = "the id as `topic consume -f %i` or `-o json` prints it; messages \
@@ -33,12 +52,7 @@ async fn get(args: &Get, admin: &Admin, global: &Global) -> Result<(), Failure> 
                 .to_owned();
         }
         failure
-    })?;
-    match (&args.format, global.output) {
-        (_, Form::Json) => output::json("message", &JsonRecord::new(&record)),
-        (Some(format), _) => write(&[record], format),
-        (None, _) => output::print(&describe(&record)),
-    }
+    })
 }
 
 async fn find(args: &Find, admin: &Admin, global: &Global) -> Result<(), Failure> {
@@ -136,19 +150,7 @@ fn body(record: &Record, characters: usize) -> String {
     let Ok(text) = std::str::from_utf8(record.body()) else {
         return format!("({} bytes that are no text)", record.body().len());
     };
-    let mut shown: String = text.chars().take(characters).flat_map(escaped).collect();
-    if text.chars().nth(characters).is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
-fn escaped(character: char) -> impl Iterator<Item = char> {
-    let (plain, escape) = match character.is_control() {
-        true => (None, Some(character.escape_default())),
-        false => (Some(character), None),
-    };
-    plain.into_iter().chain(escape.into_iter().flatten())
+    output::line(text, characters)
 }
 
 fn describe(record: &Record) -> String {
@@ -164,6 +166,8 @@ fn describe(record: &Record) -> String {
         ("born at", time(record.born_at())),
     ];
     lines.extend(record.born_host().map(|host| ("born on", host.to_owned())));
+    lines.extend(record.origin().map(|o| ("first at", format!("{} {}", o.queue, o.offset))));
+    lines.extend(record.last_error().map(|error| ("last error", error.to_owned())));
     lines.extend(record.tag().map(|tag| ("tag", tag.to_owned())));
     lines.extend(record.keys().into_iter().map(|key| ("key", key.to_owned())));
     lines.extend(record.group().map(|group| ("group", group.to_owned())));
@@ -173,7 +177,7 @@ fn describe(record: &Record) -> String {
     lines
         .iter()
         .map(|(name, value)| {
-            let value: String = value.chars().flat_map(escaped).collect();
+            let value = output::line(value, usize::MAX);
             format!("{name:<11} {value}\n")
         })
         .collect()

@@ -4,6 +4,7 @@ mod cluster;
 mod consume;
 #[cfg(target_os = "linux")]
 mod dev;
+mod dlq;
 mod generate;
 mod group;
 #[cfg(target_os = "linux")]
@@ -40,6 +41,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Noun::Cluster(verb) => with_client(cluster::run(&verb, &global)),
         Noun::Topic(verb) => with_client(topic::run(&verb, &global)),
         Noun::Message(verb) => with_client(message::run(&verb, &global)),
+        Noun::Dlq(verb) => with_client(dlq::run(&verb, &global)),
         Noun::Group(verb) => with_client(group::run(&verb, &global)),
     }
 }

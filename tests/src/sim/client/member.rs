@@ -1,13 +1,27 @@
-//! Members of groups: they heartbeat, take over queues, fetch, commit, leave in order or die without a word.
+//! Members of groups: they heartbeat, take over queues, fetch, commit, leave in order or die without a word. Some
+//! messages they cannot process: those they send back, and commit no further until the broker has them.
 
 use crate::sim::client::admin::lasting_topic;
 use crate::sim::client::{Context, Phase};
-use crate::sim::talk::{Beat, Entry, Intent, QueueKey, Reply, Wanted};
+use crate::sim::talk::{Back, Beat, Entry, Fetched, Intent, QueueKey, Reply, Wanted};
 use ringmq_schema::error::Status;
+use ringmq_schema::names;
 use ringmq_schema::placement::shard_of_group;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Of so many messages one cannot be processed.
+const FAILS: u64 = 12;
+
+/// A message that could not be processed.
 #[derive(Debug, Clone, Copy)]
+struct Failed {
+    /// Deliveries so far.
+    attempts: u16,
+    /// Its request is under way.
+    sent: bool,
+}
+
+#[derive(Debug, Clone)]
 struct Owned {
     generation: u32,
     /// Where to go on, once it is known.
@@ -15,6 +29,16 @@ struct Owned {
     committed: Option<u64>,
     /// The committed offset, or the first one, was asked for.
     asking: bool,
+    /// By offset.
+    unfinished: BTreeMap<u64, Failed>,
+}
+
+impl Owned {
+    /// What may be committed.
+    fn position(&self, careless: bool) -> Option<u64> {
+        let first = self.unfinished.keys().next().filter(|_| !careless);
+        first.copied().or(self.next)
+    }
 }
 
 /// See the module.
@@ -38,9 +62,11 @@ pub struct Member {
 impl Member {
     /// A member of group `number`, of all lasting topics.
     pub fn new(number: usize, topics: usize) -> Member {
+        let group = group_name(number);
+        let retry_topic = names::retry_topic(&group);
         Member {
-            group: group_name(number),
-            topics: (0..topics).map(lasting_topic).collect(),
+            group,
+            topics: (0..topics).map(lasting_topic).chain([retry_topic]).collect(),
             member: 0,
             rests_until_us: 0,
             stalled: false,
@@ -80,6 +106,7 @@ impl Member {
         }
         for shard in 0..context.plan.shards {
             self.take_over(context, shard);
+            self.send_back(context, shard);
             self.fetch(context, shard);
             if context.random.once_in(6) {
                 self.commit(context, shard);
@@ -195,12 +222,35 @@ impl Member {
         }
     }
 
+    /// Sends back what could not be processed.
+    fn send_back(&mut self, context: &mut Context<'_>, shard: u16) {
+        let (group, member) = (self.group_id, self.member);
+        for (queue, owned) in &mut self.queues {
+            if context.shard_of(*queue) != shard {
+                continue;
+            }
+            let generation = owned.generation;
+            for (offset, failed) in owned.unfinished.iter_mut().filter(|(_, failed)| !failed.sent) {
+                failed.sent = true;
+                let attempts = failed.attempts;
+                let message_id = context.oracle.retries.send(shard, attempts);
+                let delay_ms = *context.random.pick(&[1, 50, 2_000]);
+                let dead_letter = context.random.once_in(10);
+                let back = Back { member, generation, attempts, delay_ms, dead_letter };
+                let intent = Intent::Retry { group, queue: *queue, offset: *offset, message_id };
+                let request = context.words.retry(shard, intent, &back);
+                context.send(request);
+            }
+        }
+    }
+
     fn commit(&mut self, context: &mut Context<'_>, shard: u16) {
         // After a reset what was committed is to be committed again.
         let again = context.phase == Phase::Settling;
         let mut entries = Vec::new();
         for (queue, owned) in &self.queues {
-            if let Some(offset) = owned.next.filter(|next| again || Some(*next) != owned.committed)
+            let position = owned.position(context.careless);
+            if let Some(offset) = position.filter(|at| again || Some(*at) != owned.committed)
                 && context.shard_of(*queue) == shard
             {
                 entries.push(Entry { queue: *queue, offset, generation: owned.generation });
@@ -236,7 +286,9 @@ impl Member {
                     for one in got {
                         let asked = wanted.iter().find(|w| w.queue == one.queue);
                         let generation = asked.map_or(0, |w| w.generation);
+                        self.process(context, one, generation);
                         self.go_on(
+                            context,
                             one.queue,
                             generation,
                             one.next_offset,
@@ -246,6 +298,7 @@ impl Member {
                     }
                 }
             }
+            (Intent::Retry { queue, offset, .. }, reply) => self.sent_back(*queue, *offset, reply),
             (Intent::Offsets { queues, .. }, _) => self.begin(context, shard, queues, reply),
             (Intent::Search { queues, .. }, _) => self.begin_at(queues, reply),
             (Intent::Commit { member, entries, .. }, Reply::Committed(results))
@@ -260,23 +313,80 @@ impl Member {
     fn own(&mut self, queues: &[(QueueKey, u32)]) {
         let before = std::mem::take(&mut self.queues);
         for (queue, generation) in queues {
-            let fresh =
-                Owned { generation: *generation, next: None, committed: None, asking: false };
+            let fresh = Owned {
+                generation: *generation,
+                next: None,
+                committed: None,
+                asking: false,
+                unfinished: BTreeMap::new(),
+            };
             let same = before.get(queue).filter(|owned| owned.generation == *generation);
-            self.queues.insert(*queue, same.copied().unwrap_or(fresh));
+            self.queues.insert(*queue, same.cloned().unwrap_or(fresh));
         }
     }
 
-    fn go_on(&mut self, queue: QueueKey, generation: u32, next: u64, min: u64, status: Status) {
+    /// Processes what came, or not.
+    fn process(&mut self, context: &mut Context<'_>, got: &Fetched, generation: u32) {
+        let group = self.group_id;
+        let Some(owned) = self.queues.get_mut(&got.queue) else { return };
+        if owned.generation != generation {
+            return;
+        }
+        for record in got.records.iter().filter(|record| Some(record.offset) >= owned.next) {
+            let fails = context.phase == Phase::Living && context.random.once_in(FAILS);
+            let retries = &mut context.oracle.retries;
+            if fails && !record.is_broken {
+                retries.begins(group, got.queue, record.offset);
+                let failed = Failed { attempts: record.attempts + 1, sent: false };
+                owned.unfinished.insert(record.offset, failed);
+            } else {
+                retries.ends(group, got.queue, record.offset);
+            }
+        }
+    }
+
+    /// What became of a message that was sent back.
+    fn sent_back(&mut self, queue: QueueKey, offset: u64, reply: &Reply) {
+        let Some(owned) = self.queues.get_mut(&queue) else { return };
+        match reply {
+            Reply::Retried { .. } => drop(owned.unfinished.remove(&offset)),
+            Reply::Refused { status: Status::Fenced, .. } => {
+                self.queues.remove(&queue);
+                self.version = 0;
+            }
+            _ => {
+                if let Some(failed) = owned.unfinished.get_mut(&offset) {
+                    failed.sent = false;
+                }
+            }
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        context: &mut Context<'_>,
+        queue: QueueKey,
+        generation: u32,
+        next: u64,
+        min: u64,
+        status: Status,
+    ) {
         let Some(owned) = self.queues.get_mut(&queue) else { return };
         if owned.generation != generation {
             return;
         }
         match status {
             Status::Ok => owned.next = Some(next),
-            Status::OffsetOutOfRange => owned.next = Some(min),
+            Status::OffsetOutOfRange => {
+                context.oracle.retries.passes(self.group_id, queue, min);
+                owned.next = Some(min);
+            }
             // What is damaged is left out.
-            Status::Corrupt => owned.next = owned.next.map(|asked| next.max(asked + 1)),
+            Status::Corrupt => {
+                owned.next = owned.next.map(|asked| next.max(asked + 1));
+                let below = owned.next.unwrap_or(next);
+                context.oracle.retries.passes(self.group_id, queue, below);
+            }
             Status::Fenced => {
                 self.queues.remove(&queue);
                 // What it owns now is told by a full answer only.
@@ -347,6 +457,7 @@ impl Member {
         self.fetching.clear();
         for owned in self.queues.values_mut() {
             owned.asking = false;
+            owned.unfinished.values_mut().for_each(|failed| failed.sent = false);
         }
     }
 }

@@ -62,6 +62,8 @@ pub struct Context<'a> {
     pub phase: Phase,
     /// The auditor has listed the topics of this life.
     pub listed: bool,
+    /// Members commit what they got, finished or not (only a planted bug does).
+    pub careless: bool,
     /// The run's plan.
     pub plan: &'a Plan,
     /// The run's chance.

@@ -3,6 +3,7 @@
 
 pub mod groups;
 pub mod messages;
+pub mod retries;
 pub mod topics;
 
 use crate::sim::disk::{CrashKind, Disk};
@@ -10,6 +11,7 @@ use crate::sim::talk::{Fetched, Intent, QueueKey, Reply, Wanted};
 use crate::sim::{Summary, Verdict, violation};
 use groups::Groups;
 use messages::Messages;
+use retries::Retries;
 use ringmq_schema::error::{Retry, Status};
 use ringmq_schema::placement::shard_of_queue;
 use std::collections::BTreeMap;
@@ -43,6 +45,7 @@ pub struct Oracle {
     pub messages: Messages,
     pub groups: Groups,
     pub topics: Topics,
+    pub retries: Retries,
     pub summary: Summary,
     /// By shard: the worst crash since its queues' ends were last compared.
     crashes: Vec<Option<CrashKind>>,
@@ -57,6 +60,7 @@ impl Oracle {
             messages: Messages::new(mark),
             groups: Groups::default(),
             topics: Topics::default(),
+            retries: Retries::default(),
             summary: Summary::default(),
             crashes: vec![None; usize::from(shards)],
             sent_before: 0,
@@ -73,6 +77,7 @@ impl Oracle {
             Intent::Reset { group, entry } => {
                 self.groups.asks(*group, entry);
                 self.groups.resetting(*group, entry);
+                self.retries.passes(*group, entry.queue, u64::MAX);
             }
             Intent::Offsets { group, queues } => {
                 pending.floors = queues.iter().map(|q| self.groups.floor(*group, *q)).collect();
@@ -120,6 +125,14 @@ impl Oracle {
             }
             (Intent::Commit { group, member, entries }, Reply::Committed(results)) => {
                 self.committed(*group, *member, entries, results, pending.delivered, when)
+            }
+            (
+                Intent::Retry { group, queue, offset, message_id },
+                Reply::Retried { dead_lettered, deliver_ms },
+            ) => {
+                self.summary.retries += 1;
+                self.retries.ends(*group, *queue, *offset);
+                self.retries.acknowledged(message_id, *dead_lettered, *deliver_ms)
             }
             (Intent::Reset { group, entry }, _) => {
                 self.groups.reset(*group, entry, when.1);
@@ -177,6 +190,7 @@ impl Oracle {
                 self.groups.reset(*group, entry, when.1);
                 Ok(())
             }
+            Intent::Retry { message_id, .. } => self.retries.refused(message_id, status),
             _ => Ok(()),
         }
     }
@@ -225,7 +239,10 @@ impl Oracle {
             if asked.tag.is_some_and(|tag| tag != record.tag_hash) {
                 return violation(format!("{record:?} does not have the tag of {asked:?}"));
             }
-            self.messages.saw(record, disk)?;
+            match self.retries.is_one(&record.message_id) {
+                true => self.retries.delivered(record, disk)?,
+                false => self.messages.saw(record, disk)?,
+            }
             self.summary.seen += 1;
             next = record.offset + 1;
         }
@@ -296,6 +313,7 @@ impl Oracle {
             if *status == Status::Ok {
                 self.summary.commits += 1;
                 self.groups.accepted(group, member, entry, delivered, when)?;
+                self.retries.committed(group, entry.queue, entry.offset)?;
             } else {
                 self.queue_refused(*queue, *status)?;
             }

@@ -141,7 +141,8 @@ impl Topics {
 
     /// All topics after a restart, while no creation or deletion is under way.
     pub fn listed(&mut self, seen: &[TopicSeen]) -> Verdict {
-        for one in seen {
+        // Groups' own topics are the broker's.
+        for one in seen.iter().filter(|one| !one.name.starts_with('%')) {
             let index = self.all.iter().rposition(|topic| {
                 topic.name == one.name
                     && topic.id.is_none_or(|id| id == one.id)

@@ -62,6 +62,11 @@ pub fn parse(frame: &Frame<'_>, intent: &Intent) -> Verdict<Reply> {
             let queues = queues.map(|q| ((q.topic(), q.queue()), q.generation())).collect();
             Reply::Beat { group: answer.group(), version: answer.version(), queues }
         }
+        Intent::Retry { .. } => {
+            let answer = table!(ringmq_schema::retry::RetryLaterAnswer, frame);
+            let (dead_lettered, deliver_ms) = (answer.dead_lettered(), answer.deliver_ms());
+            Reply::Retried { dead_lettered, deliver_ms }
+        }
         Intent::Create { .. } => {
             let answer = table!(admin::TopicAnswer, frame);
             Reply::Topic(answer.topic().map(topic_seen))
@@ -150,6 +155,9 @@ fn received(next: Result<record::RecordRef<'_>, record::RecordError>) -> Verdict
         payload_bytes: record.payload.len() as u32,
         tag_hash: header.tag_hash.get(),
         born_ms: header.born_ms.get(),
+        deliver_ms: header.deliver_ms.get(),
+        store_ms: header.store_ms.get(),
+        attempts: header.attempts.get(),
         is_broken,
     })
 }

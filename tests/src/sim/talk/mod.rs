@@ -5,7 +5,7 @@ pub mod answer;
 pub mod request;
 
 pub use answer::parse;
-pub use request::{Beat, Words};
+pub use request::{Back, Beat, Words};
 use ringmq_schema::error::Status;
 
 /// A queue: topic id and number.
@@ -76,6 +76,13 @@ pub enum Intent {
     Leave {
         member: u128,
     },
+    /// A message that a member sends back, under an id of its own.
+    Retry {
+        group: u32,
+        queue: QueueKey,
+        offset: u64,
+        message_id: [u8; 16],
+    },
     Create {
         topic: usize,
     },
@@ -112,6 +119,9 @@ pub struct Received {
     pub payload_bytes: u32,
     pub tag_hash: u32,
     pub born_ms: i64,
+    pub deliver_ms: i64,
+    pub store_ms: i64,
+    pub attempts: u16,
     /// Its payload is not what its header says.
     pub is_broken: bool,
 }
@@ -161,6 +171,7 @@ pub enum Reply {
     Offsets(Vec<OffsetsOf>),
     Found(Vec<(QueueKey, u64, Status)>),
     Beat { group: u32, version: u64, queues: Vec<(QueueKey, u32)> },
+    Retried { dead_lettered: bool, deliver_ms: i64 },
     Topic(Option<TopicSeen>),
     Topics(Vec<TopicSeen>),
 }

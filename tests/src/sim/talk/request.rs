@@ -2,12 +2,13 @@
 
 use super::{Entry, Intent, QueueKey, Request, Wanted};
 use ringmq_schema::admin::{self, TopicArgs};
-use ringmq_schema::build::FrameBuilder;
+use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{self, MemberId};
 use ringmq_schema::flatbuffers::{FlatBufferBuilder, WIPOffset};
 use ringmq_schema::frame::FLAG_ONE_WAY;
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::{self, Flush};
+use ringmq_schema::retry::{RetryLater, RetryLaterArgs};
 
 /// Builds requests; correlations are unique in a run.
 #[derive(Default)]
@@ -208,6 +209,32 @@ impl Words {
         })
     }
 
+    /// A message is sent back.
+    pub fn retry(&mut self, shard: u16, intent: Intent, back: &Back) -> Request {
+        let Intent::Retry { group, queue, offset, message_id } = intent else {
+            unreachable!("only what is sent back is sent so")
+        };
+        let mut run = Vec::new();
+        let spec = MessageSpec { body: b"back", message_id, ..MessageSpec::default() };
+        let built = RecordBuilder::new().append(&mut run, queue.0, queue.1, &spec);
+        built.expect("within the limits");
+        let args = RetryLaterArgs {
+            group,
+            member_high: (back.member >> 64) as u64,
+            member_low: back.member as u64,
+            generation: back.generation,
+            topic: queue.0,
+            queue: queue.1,
+            offset,
+            attempts: back.attempts,
+            delay_ms: back.delay_ms,
+            dead_letter: back.dead_letter,
+        };
+        self.request(Opcode::RetryLater, shard, false, &run, intent, |fbb| {
+            RetryLater::create(fbb, &args)
+        })
+    }
+
     /// A topic, number `topic` of the journal.
     pub fn create(
         &mut self,
@@ -255,6 +282,17 @@ impl Words {
             admin::QueryShard::create(fbb, &admin::QueryShardArgs {})
         })
     }
+}
+
+/// What is said of a message that is sent back.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Back {
+    pub member: u128,
+    pub generation: u32,
+    pub attempts: u16,
+    pub delay_ms: u64,
+    pub dead_letter: bool,
 }
 
 /// What a heartbeat says.

@@ -172,6 +172,7 @@ impl World {
                     eprintln!("shard {shard}: a bit at {at} of unit {unit:?} is wrong");
                 }
                 self.oracle.messages.rots(shard, unit);
+                self.oracle.retries.rots(shard);
             }
         }
         let spoiled: Vec<u64> = slot

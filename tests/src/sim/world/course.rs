@@ -29,6 +29,9 @@ impl World {
             self.until(self.clock.mono_us() + length_us, |_| false)?;
             self.crash(end);
         }
+        // Everything that was sent back is due in the end.
+        let left_ms = self.oracle.retries.last_due_ms().saturating_sub(self.clock.now().wall_ms);
+        self.clock.jump(left_ms.max(0));
         self.begin(self.calm())?;
         self.settle()?;
         let kind = self.end()?;
@@ -179,7 +182,7 @@ impl World {
                 }
             }
         }
-        None
+        self.oracle.retries.missing()
     }
 
     /// Nothing new is asked; every request has its answer; then the end, in order or not.

@@ -261,6 +261,7 @@ impl World {
             client,
             now_us: self.clock.mono_us(),
             phase: self.phase,
+            careless: self.planted.is_careless(),
             listed,
             plan: &self.plan,
             random: &mut self.random,
@@ -336,6 +337,9 @@ impl World {
         if self.planted.loses_request() {
             return Ok(());
         }
+        if let Some(reply) = self.planted.swallows(&request.intent) {
+            return self.pretend(connection, &request, reply);
+        }
         let when = (self.clock.mono_us(), self.moment);
         if let Some(pending) = self.pending.get_mut(&request.correlation) {
             self.oracle.delivered(pending, when);
@@ -358,6 +362,18 @@ impl World {
             self.events.at(at_us, Event::TurnEnd { life: self.life, shard });
         }
         self.feed(shard, Input::Request { connection, frame })
+    }
+
+    /// A request is answered that never reached its shard.
+    fn pretend(&mut self, connection: u64, request: &Request, reply: Reply) -> Verdict {
+        let Some(pending) = self.pending.remove(&request.correlation) else { return Ok(()) };
+        let when = (self.clock.mono_us(), self.moment);
+        let disk = &self.shards[usize::from(request.shard)].disk;
+        self.oracle.answered(&pending, &reply, when, disk)?;
+        let link = self.connections.get_mut(&connection).expect("its request came on it");
+        link.replies.push_back((pending.intent, reply));
+        self.events.at(when.0 + 1, Event::Answer { life: self.life, connection });
+        Ok(())
     }
 
     /// Nothing new is taken before the auditor knows what was there; a congested shard is left alone.
