@@ -155,7 +155,7 @@ pub struct JsonRecord<'a> {
 }
 
 /// Where a message was first that was sent back.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct JsonOrigin {
     topic: String,
     queue: u32,
