@@ -66,6 +66,11 @@ impl RecoveryFiles {
         Ok(RecoveryFiles { folder, segments, spares, open: None, open_index: None })
     }
 
+    /// Gives segments that were cut short their length back; new ones have this one.
+    pub(crate) fn restore_lengths(&mut self, usual: u64) -> Result<(), DiskError> {
+        super::lengths::restore(&self.folder, &mut self.segments, usual)
+    }
+
     /// Retired segments that can become new ones of this length; removes the others.
     pub(crate) fn keep_spares(&mut self, bytes: u64) -> Result<Vec<SegmentFile>, DiskError> {
         let mut kept = Vec::new();
