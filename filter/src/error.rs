@@ -6,6 +6,9 @@
 
 use crate::{DEPTH_MAX, EXPRESSION_BYTES_MAX, TERMS_MAX};
 
+/// Most characters of the expression that are shown on either side of what is wrong.
+const SHOWN_MAX: usize = 60;
+
 /// An expression that cannot be used. `Display` says what is wrong, [`Error::caret`] shows where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} (at byte {at})")]
@@ -133,13 +136,16 @@ impl Error {
         self.at
     }
 
-    /// The expression on one line and below it a `^` where it is wrong.
+    /// The expression on one line and below it a `^` where it is wrong. Of a long one `…` stands for the rest.
     pub fn caret(&self) -> String {
+        let (before, behind) = self.text.split_at(self.at);
         let shown = |c: char| if c.is_control() { ' ' } else { c };
-        let mut lines: String = self.text.chars().map(shown).collect();
-        lines.push('\n');
-        lines.extend(self.text[..self.at].chars().map(|_| ' '));
-        lines.push('^');
-        lines
+        let hidden = before.chars().count().saturating_sub(SHOWN_MAX);
+        let mut line: String = if hidden > 0 { "…".to_owned() } else { String::new() };
+        line.extend(before.chars().skip(hidden).map(shown));
+        let blanks = " ".repeat(line.chars().count());
+        line.extend(behind.chars().take(SHOWN_MAX).map(shown));
+        line.push_str(if behind.chars().nth(SHOWN_MAX).is_some() { "…" } else { "" });
+        format!("{line}\n{blanks}^")
     }
 }

@@ -45,7 +45,8 @@
 //! Constants of different kinds are refused, and so is `NULL` but after `IS`. A number is an optional sign,
 //! digits with or without a fraction, an optional exponent, nothing around it. Whole numbers of 64 bits are
 //! exact, others are IEEE doubles, and the two are compared without rounding either: 9007199254740993 is
-//! greater than 9007199254740992.0. A number beyond the range of doubles is none.
+//! greater than 9007199254740992.0. What is beyond the range of doubles, or longer than [`NUMBER_BYTES_MAX`], is no
+//! number.
 //!
 //! # Three values
 //!
@@ -60,7 +61,8 @@
 //!
 //! # Limits
 //!
-//! Each has a constant: [`EXPRESSION_BYTES_MAX`], [`DEPTH_MAX`], [`TERMS_MAX`]. Evaluation looks at each term
+//! Each has a constant: [`EXPRESSION_BYTES_MAX`], [`DEPTH_MAX`], [`TERMS_MAX`],
+//! [`NUMBER_BYTES_MAX`]. Evaluation looks at each term
 //! at most once, and a term asks for at most three properties and passes over each value once: so its cost is
 //! at most [`TERMS_MAX`] times what a message's properties cost. Nothing is allocated.
 
@@ -85,6 +87,8 @@ pub const EXPRESSION_BYTES_MAX: usize = 4 << 10;
 pub const DEPTH_MAX: usize = 32;
 /// Most terms: each comparison is one, and each string of an `IN`.
 pub const TERMS_MAX: usize = 256;
+/// Longest number in a property, in bytes; longer ones are none.
+pub const NUMBER_BYTES_MAX: usize = 512;
 /// Name under which an expression finds a message's tag.
 pub const TAGS: &str = "TAGS";
 

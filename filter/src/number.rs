@@ -4,6 +4,7 @@
 //! - a `Real` is finite;
 //! - a comparison rounds neither side.
 
+use crate::NUMBER_BYTES_MAX;
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -28,6 +29,9 @@ const ABOVE: f64 = 9_223_372_036_854_775_808.0;
 impl Number {
     /// The number that a property says, if it says one.
     pub(crate) fn read(text: &str) -> Option<Number> {
+        if text.len() > NUMBER_BYTES_MAX {
+            return None;
+        }
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
         match shape(digits)? {
             // Beyond 64 bits only its order matters, which a double keeps.
@@ -168,6 +172,9 @@ mod tests {
         for text in none {
             assert_eq!(Number::read(text), None, "{text:?}");
         }
+        let long = "0".repeat(NUMBER_BYTES_MAX - 1) + "7";
+        assert_eq!(Number::read(&long), Some(Number::Whole(7)));
+        assert_eq!(Number::read(&format!("0{long}")), None);
     }
 
     #[test]

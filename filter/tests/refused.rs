@@ -84,6 +84,20 @@ fn every_fault_is_shown_where_it_is() {
 }
 
 #[test]
+fn of_a_long_one_the_neighbourhood_is_shown() {
+    let text = format!(
+        "{} OR a > 'ä' OR {}",
+        vec!["a = 1"; 30].join(" OR "),
+        vec!["b = 2"; 30].join(" OR ")
+    );
+    let error = Expression::parse(&text).unwrap_err();
+    let caret = error.caret();
+    let (line, mark) = caret.split_once('\n').unwrap();
+    assert!(line.starts_with('…') && line.ends_with('…') && line.chars().count() <= 122, "{line}");
+    assert_eq!(line.chars().nth(mark.chars().count() - 1), Some('\''), "{caret}");
+}
+
+#[test]
 fn length_is_limited() {
     let text = |bytes: usize| format!("a = '{}'", "x".repeat(bytes - 6));
     assert!(Expression::parse(&text(EXPRESSION_BYTES_MAX)).is_ok());

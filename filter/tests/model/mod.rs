@@ -48,7 +48,7 @@ pub const NAMES: [Name; 6] = [
 ];
 
 /// What properties say, and strings of expressions.
-pub const TEXTS: [&str; 22] = [
+pub const TEXTS: [&str; 23] = [
     "",
     "x",
     "xy",
@@ -61,6 +61,7 @@ pub const TEXTS: [&str; 22] = [
     "1",
     "1.0",
     "-2.5",
+    "1.5",
     "+3",
     "1e2",
     " 1",
@@ -74,11 +75,13 @@ pub const TEXTS: [&str; 22] = [
 ];
 
 /// Constants, and how else they may be written.
-pub const NUMBERS: [&str; 14] = [
+pub const NUMBERS: [&str; 16] = [
     "1",
     "01",
     "1.0",
     "-2.5",
+    "-2",
+    "1.5",
     "-25e-1",
     "+3",
     "1e2",
