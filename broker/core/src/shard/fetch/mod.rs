@@ -5,6 +5,7 @@
 //! - a run holds only records of the queues that were asked for;
 //! - queues are served in rotation, so that none starves behind a busy one.
 
+mod filter;
 mod gather;
 mod look;
 mod parked;
@@ -18,6 +19,7 @@ use super::offsets::{check_count, nothing};
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::peer::{QueueId, member_of};
 use crate::seam::{Action, Memory, Now, Outbox};
+use filter::Filter;
 use gather::{Gathered, Source};
 use look::Cold;
 use parked::{Parked, Wanted};
@@ -31,8 +33,11 @@ use std::ops::Range;
 const FILTERS_MAX: usize = 1024;
 /// See [`FILTERS_MAX`].
 const TAGS_MAX: usize = 64;
-/// Most records that a filter leaves out in one step, so that no consumer stops the others.
-const SKIPPED_MAX: u32 = 50_000;
+/// Most bytes of expressions in one fetch: some must be parsed.
+const EXPRESSION_BYTES_MAX: usize = 64 << 10;
+/// Most work of filters for one fetch before it is answered with where they stopped, so that no consumer stops the
+/// others: so many records whose tags are not wanted. See `filter` for what else costs how much.
+const WORK_MAX: u32 = 50_000;
 /// Most fetches waiting on one queue.
 const FETCHES_PER_QUEUE_MAX: usize = 1024;
 
@@ -69,15 +74,7 @@ impl<M: Memory> Shard<M> {
         parked.min_bytes = u64::from(request.min_bytes()).clamp(1, parked.max_bytes.max(1));
         parked.max_records = request.max_records().max(1);
         parked.checked = request.checked();
-        let filters = request.filters().unwrap_or_default();
-        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
-        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
-            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
-            return Err(refuse(Status::TooMany, text));
-        }
-        for filter in filters {
-            parked.filters.push(filter.hashes().unwrap_or_default().iter().collect());
-        }
+        self.read_filters(&request, &mut parked.filters)?;
         for queue in queues {
             let id = QueueId { topic: queue.topic(), queue: queue.queue() };
             if usize::from(queue.filter()) > parked.filters.len() {
@@ -100,12 +97,40 @@ impl<M: Memory> Shard<M> {
                 offset: queue.offset(),
                 generation: queue.generation(),
                 filter: queue.filter(),
+                known: None,
                 failed: false,
             });
         }
         let fetch = self.fetches.next;
         self.fetches.next += 1;
         self.serve(fetch, parked, wait_us == 0, out);
+        Ok(())
+    }
+
+    fn read_filters(&mut self, request: &Fetch<'_>, into: &mut Vec<Filter>) -> Handled {
+        let filters = request.filters().unwrap_or_default();
+        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
+        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
+            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
+            return Err(refuse(Status::TooMany, text));
+        }
+        let bytes: usize = filters.iter().map(|f| f.sql().map_or(0, str::len)).sum();
+        if bytes > EXPRESSION_BYTES_MAX {
+            let text = format!(
+                "the filters of a fetch have {bytes} bytes, at most {EXPRESSION_BYTES_MAX} are allowed"
+            );
+            return Err(refuse(Status::TooMany, text));
+        }
+        for filter in filters {
+            into.push(match (filter.sql(), filter.hashes()) {
+                (None, tags) => Filter::Tags(tags.unwrap_or_default().iter().collect()),
+                (Some(text), None) => Filter::Sql(self.fetches.programs.get(text)?),
+                (Some(_), Some(_)) => {
+                    let text = "a filter is by tags or by an expression, not both";
+                    return Err(refuse(Status::BadRequest, text));
+                }
+            });
+        }
         Ok(())
     }
 
@@ -135,9 +160,10 @@ impl<M: Memory> Shard<M> {
             self.find_faults(&parked, &mut fetched);
         }
         let (slices, faults) = (out.slices.len(), fetched.len());
-        let gathered = self.gather(&parked, rotation, &Source::Tail, slices, &mut fetched, out);
-        let Gathered { bytes, cut_short, told } = gathered;
+        let gathered = self.gather(&mut parked, rotation, &Source::Tail, slices, &mut fetched, out);
+        let Gathered { bytes, cut_short, told, .. } = gathered;
         if bytes >= parked.min_bytes || faults > 0 || cut_short || told || expired {
+            self.figures.sql_left_out += gathered.left_out;
             self.answer_fetch(&parked, bytes, slices, &fetched, out);
             self.forget(fetch, parked);
         } else {
