@@ -112,7 +112,9 @@ fn read_all(
     (all, rounds)
 }
 
-const FILTERS: [(&str, fn(u64) -> bool); 6] = [
+type IsWanted = fn(u64) -> bool;
+
+const FILTERS: [(&str, IsWanted); 6] = [
     ("region = 'eu'", |n| n % 3 == 0),
     ("n BETWEEN 500 AND 509.5 OR n = 7", |n| (500..510).contains(&n) || n == 7),
     ("TAGS = 'odd' AND region <> 'us'", |n| n % 2 == 1 && n % 3 != 1),

@@ -4,7 +4,7 @@ use super::super::Shard;
 use super::super::locate::{Located, locate, position};
 use super::WORK_MAX;
 use super::filter::Filter;
-use super::parked::{Parked, Reading};
+use super::parked::{Parked, Reading, Wanted};
 use crate::peer::QueueId;
 use crate::seam::{Block, Memory, Outbox, Slice};
 use ringmq_schema::consume::FetchedQueue;
@@ -126,22 +126,14 @@ impl<M: Memory> Shard<M> {
                         }
                         break 'queue;
                     }
-                    if let Some(Filter::Sql(sql)) = filter
-                        && wanted.known != Some(offset)
-                    {
-                        let is_target = matches!(source, Source::Disk(reading, _)
-                            if reading.wanted == index && offset == wanted.offset);
-                        // What was read for this fetch is looked at in any case: so it always moves on.
-                        if *work >= WORK_MAX && !is_target {
-                            break 'queue;
-                        }
-                        let judged = sql.judge(slice.bytes(), matches!(source, Source::Disk(..)));
-                        *work = work.saturating_add(judged.work);
-                        if !judged.is_wanted {
+                    match fate(filter, wanted, (index, offset), (source, &slice), work) {
+                        Fate::Sent => {}
+                        Fate::LeftOut => {
                             offset += 1;
                             passed_over += 1;
                             continue;
                         }
+                        Fate::Later => break 'queue,
                     }
                     push_slice(slice, first_slice, out);
                     bytes += length;
@@ -176,6 +168,36 @@ impl<M: Memory> Shard<M> {
         let exhausted = parked.work >= WORK_MAX;
         Gathered { bytes, cut_short: cut_short || exhausted, exhausted, told, left_out }
     }
+}
+
+/// What becomes of a record that the index admits.
+enum Fate {
+    Sent,
+    LeftOut,
+    /// There is no work left to find out.
+    Later,
+}
+
+fn fate<B: Block>(
+    filter: Option<&Filter>,
+    wanted: &Wanted,
+    (index, offset): (usize, u64),
+    (source, slice): (&Source<'_, B>, &Slice<B>),
+    work: &mut u32,
+) -> Fate {
+    let Some(Filter::Sql(sql)) = filter else { return Fate::Sent };
+    if wanted.known == Some(offset) {
+        return Fate::Sent;
+    }
+    // What was read for this fetch is looked at in any case: so it always moves on.
+    let is_target = matches!(source, Source::Disk(reading, _)
+        if reading.wanted == index && offset == wanted.offset);
+    if *work >= WORK_MAX && !is_target {
+        return Fate::Later;
+    }
+    let judged = sql.judge(slice.bytes(), matches!(source, Source::Disk(..)));
+    *work = work.saturating_add(judged.work);
+    if judged.is_wanted { Fate::Sent } else { Fate::LeftOut }
 }
 
 /// The bytes of a record in a block that was read from `start` on, if they are all there.
