@@ -201,10 +201,10 @@ fn work_is_bounded_and_goes_on_where_it_stopped() {
     let (ends, some) = ([4000, 4000], "n = 7999");
     let (found, cheap) = read_all(&mut desk, topic, some, ends);
     assert_eq!(found, [7999]);
-    assert!((2..10).contains(&cheap), "{cheap}");
+    assert!((5..20).contains(&cheap), "{cheap}");
     let (found, dear) = read_all(&mut desk, topic, &terms, ends);
     assert!(found.is_empty());
-    assert!((cheap * 5..500).contains(&dear), "{dear}");
+    assert!((cheap * 3..500).contains(&dear), "{dear}");
     // The same from disk, also where nothing that was read is kept.
     for read_cache_bytes in [16 << 20, 0] {
         let config = ShardConfig { read_cache_bytes, ..config.clone() };
