@@ -160,6 +160,9 @@ pub const METRICS: &[Metric] = &[
     counter("ringmq_out_of_range_total", "Fetches from an offset that is not there.", |p| {
         p.figures.out_of_range
     }),
+    counter("ringmq_sql_left_out_records_total", "Records that SQL filters left out.", |p| {
+        p.figures.sql_left_out
+    }),
     counter("ringmq_transfers_total", "Runs of records sent from file to socket.", |p| {
         p.figures.transfers
     }),

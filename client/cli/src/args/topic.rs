@@ -199,6 +199,9 @@ pub struct Consume {
     /// Only messages with these tags, as in "paid || refunded"
     #[arg(long, default_value = "*")]
     pub tags: String,
+    /// Only messages with such properties, as in "region = 'eu' AND amount > 100"
+    #[arg(long, value_name = "EXPRESSION", conflicts_with = "tags")]
+    pub sql: Option<String>,
     /// Stop after so many messages
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
