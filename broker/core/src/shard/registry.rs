@@ -318,6 +318,12 @@ impl<M: Memory> Shard<M> {
         let Some(home) = &mut self.home else { return };
         let Some(done) = home.done.get_mut(usize::from(from)) else { return };
         let before = *done;
+        if before.is_none() && from != HOME_SHARD && version < home.at_start {
+            // What it confirms was everything until another shard knew of more.
+            let whole = Arc::new(self.registry.whole());
+            out.actions.push(Action::Peer { to: from, message: PeerMessage::RegistryWhole(whole) });
+            return;
+        }
         *done = Some(version.max(before.unwrap_or(0)));
         if before.is_none() {
             home.told[usize::from(from)] = version;
