@@ -87,6 +87,8 @@ settings! {
     retention: Duration = Duration::from_secs(72 * 3600);
     /// How many bytes are kept of a topic that does not say; 0: any number.
     retention_bytes: Bytes = Bytes(0);
+    /// How far ahead a message's delivery time may be.
+    delay_max: Duration = Duration::from_millis(limits::DELAY_MS_MAX);
     /// Growth of a shard's log after which its state is written down again: what a restart reads at most.
     snapshot_bytes: Bytes = Bytes::mib(256);
     /// Shortest time between two such writings, unless the log grew by twice snapshot_bytes.
@@ -244,6 +246,7 @@ impl BrokerConfig {
             fetch_bytes: self.fetch_bytes.as_usize(),
             retention_ms: u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX),
             retention_bytes: self.retention_bytes.0,
+            delay_ms_max: u64::try_from(self.delay_max.as_millis()).unwrap_or(u64::MAX),
             snapshot_bytes: self.snapshot_bytes.0,
             snapshot_pause_ms: u64::try_from(self.snapshot_pause.as_millis()).unwrap_or(u64::MAX),
             index_cache_bytes: self.index_cache_bytes.as_usize(),
