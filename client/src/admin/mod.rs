@@ -4,10 +4,12 @@ mod cluster;
 mod groups;
 mod lag;
 mod messages;
+mod timers;
 mod topics;
 mod types;
 
 pub use messages::{FoundMessages, KeyQuery};
+pub use timers::{PendingMessage, PendingMessages};
 pub use types::{
     BrokerStatus, GroupDescription, GroupMember, MessageType, OwnedQueue, Permission, QueueLag,
     QueueStats, ResetTo, ShardStatus, TopicDescription, TopicSpec,

@@ -171,6 +171,9 @@ pub struct Produce {
     /// Durability asked for [default: the topic's]
     #[arg(long, value_enum)]
     pub flush: Option<Flush>,
+    /// Deliver every message so long after it was sent, as in 90s or 7d; `timer ls` shows those that wait
+    #[arg(long, value_parser = values::duration, value_name = "TIME")]
+    pub delay: Option<std::time::Duration>,
 }
 
 /// `topic consume`.
