@@ -218,7 +218,7 @@ fn kind_of(status: Status) -> ErrorKind {
         S::BadFilter => ErrorKind::BadFilter,
         S::TooMany | S::OutOfSequence | S::NotReadable => ErrorKind::Invalid,
         S::UnknownTopic | S::UnknownQueue | S::UnknownGroup | S::NotFound => ErrorKind::NotFound,
-        S::TopicExists => ErrorKind::Exists,
+        S::TopicExists | S::GroupExists => ErrorKind::Exists,
         S::Unauthenticated | S::Denied => ErrorKind::Denied,
         S::Busy | S::DiskFull | S::TooManyInFlight | S::TooManyConnections => ErrorKind::Busy,
         S::NotReady | S::NotWritable | S::NotMaster | S::ShardFailed => ErrorKind::Busy,

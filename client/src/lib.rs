@@ -65,9 +65,9 @@ mod route;
 mod timer;
 
 pub use admin::{
-    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, KeyQuery, MessageType,
-    OwnedQueue, PendingMessage, PendingMessages, Permission, QueueLag, QueueStats, ResetTo, ShardStatus, TopicDescription,
-    TopicSpec,
+    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, GroupSettings, GroupSpec,
+    KeyQuery, MessageType, OwnedQueue, PendingMessage, PendingMessages, Permission, QueueLag,
+    QueueStats, ResetTo, RetryPauses, ShardStatus, TopicDescription, TopicSpec,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
@@ -78,7 +78,7 @@ pub use filter::Filter;
 pub use identity::{MessageRef, StoredMessageId};
 pub use message::{Flush, Message, MessageId};
 pub use producer::{Delivery, Producer, ProducerBuilder, SendReceipt, SendStatus};
-pub use record::Record;
+pub use record::{Origin, Record};
 pub use ringmq_schema::error::Status;
 pub use route::{BrokerRoute, Queue, TopicRoute};
 pub use timer::RecallHandle;

@@ -3,6 +3,7 @@
 //! A [`Message`] is checked against the protocol's limits when it is sent, by the same function that the
 //! schema's record builder uses.
 
+use crate::record::Record;
 use crate::route::Queue;
 use bytes::Bytes;
 use ringmq_schema::build::MessageSpec;
@@ -77,6 +78,8 @@ pub struct Message {
     pub(crate) deliver_ms: i64,
     pub(crate) flush: Flush,
     pub(crate) queue: Option<Queue>,
+    /// Of a message that is sent once more: its id, and when it was born.
+    pub(crate) identity: Option<(MessageId, i64)>,
 }
 
 impl Message {
@@ -93,6 +96,24 @@ impl Message {
             deliver_ms: 0,
             flush: Flush::Default,
             queue: None,
+            identity: None,
+        }
+    }
+
+    /// The message of a record, to be sent once more: to the topic that it was sent to first, under the same
+    /// message id, and not delayed.
+    pub fn again(record: &Record) -> Message {
+        let origin = record.origin();
+        let topic = origin.as_ref().map_or(record.topic(), |origin| &*origin.queue.topic);
+        let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        Message {
+            tag: record.tag().map(str::to_owned),
+            keys: record.keys().into_iter().map(str::to_owned).collect(),
+            properties: record.properties().into_iter().map(owned).collect(),
+            group: record.group().map(str::to_owned),
+            flag: record.flag(),
+            identity: Some((record.message_id(), unix_ms(record.born_at()))),
+            ..Message::new(topic, record.body_bytes())
         }
     }
 
@@ -202,7 +223,7 @@ impl Message {
             deliver_ms: self.deliver_ms,
             message_id,
             flush: flush.code(),
-            producer: (0, 0),
+            ..MessageSpec::default()
         })
     }
 }

@@ -117,8 +117,8 @@ opcodes! {
     Ack = 28, Subscribe, Shard, false;
     /// Extends or shortens a popped message's invisible time.
     ChangeInvisible = 29, Subscribe, Shard, false;
-    /// Sends a message back for a later attempt.
-    RetryLater = 30, Subscribe, Shard, false;
+    /// `RetryLater` + run → `RetryLaterAnswer`: sends a message back for a later attempt.
+    RetryLater = 30, Subscribe, Shard, true;
     /// `GetMessage` → `GetMessageAnswer` + run: by unique or stored id.
     GetMessage = 31, Get, Shard, true;
     /// `FindMessages` → `FindMessagesAnswer` + run: by key.
@@ -153,6 +153,9 @@ opcodes! {
     // timer.fbs
     /// `ListTimers` → `ListTimersAnswer`.
     ListTimers = 53, Get, Shard, true;
+    // admin.fbs
+    /// `AlterGroup` → `GroupAnswer`.
+    AlterGroup = 54, Update, Home, true;
     // route.fbs
     /// `RegisterBroker` → `BrokerAnswer`.
     RegisterBroker = 60, Peer, NameServer, true;

@@ -32,7 +32,7 @@ fn unfit() -> Vec<(String, &'static str)> {
 fn create_group(wire: &mut Wire, name: &str) -> Answer {
     let answer = wire.call(Opcode::CreateGroup, ANY_SHARD, &[], |fbb| {
         let name = Some(fbb.create_string(name));
-        CreateGroup::create(fbb, &CreateGroupArgs { name })
+        CreateGroup::create(fbb, &CreateGroupArgs { name, settings: None })
     });
     answer.unwrap()
 }

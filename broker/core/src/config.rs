@@ -229,6 +229,10 @@ pub struct Figures {
     pub timers_late: [u64; LATENESS_BOUNDS_MS.len() + 1],
     /// See `timers_late`.
     pub timers_late_ms: u64,
+    /// Messages that consumers sent back, for a later attempt.
+    pub retries: u64,
+    /// Messages that went to a dead-letter topic.
+    pub dead_letters: u64,
 }
 
 /// Upper bounds of the classes of lateness, ms.

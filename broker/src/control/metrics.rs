@@ -165,6 +165,14 @@ pub const METRICS: &[Metric] = &[
     counter("ringmq_sql_left_out_records_total", "Records that SQL filters left out.", |p| {
         p.figures.sql_left_out
     }),
+    counter(
+        "ringmq_retries_total",
+        "Messages that consumers sent back, for another attempt.",
+        |p| p.figures.retries,
+    ),
+    counter("ringmq_dead_letters_total", "Messages that went to a dead-letter topic.", |p| {
+        p.figures.dead_letters
+    }),
     counter("ringmq_transfers_total", "Runs of records sent from file to socket.", |p| {
         p.figures.transfers
     }),

@@ -1,6 +1,7 @@
 //! Administration: topics, groups, offsets, messages, cluster.
 
 mod cluster;
+mod group_spec;
 mod groups;
 mod lag;
 mod messages;
@@ -8,6 +9,7 @@ mod timers;
 mod topics;
 mod types;
 
+pub use group_spec::{GroupSettings, GroupSpec, RetryPauses};
 pub use messages::{FoundMessages, KeyQuery};
 pub use timers::{PendingMessage, PendingMessages};
 pub use types::{

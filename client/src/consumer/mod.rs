@@ -9,10 +9,12 @@ mod feed;
 mod feed_tests;
 mod fetch;
 mod held;
+mod lanes;
 mod offsets;
 mod pull;
 mod push;
 mod reader;
+mod retry;
 
 pub(crate) use offsets::Asker;
 use offsets::{AT_FIRST, AT_LAST};

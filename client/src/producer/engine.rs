@@ -95,8 +95,7 @@ impl Engine {
         };
         let state = &mut *guard;
         let flush = self.flush_of(message);
-        let born_ms = unix_ms(SystemTime::now());
-        let message_id = state.ids.next(born_ms);
+        let (message_id, born_ms) = state.identity_of(message, unix_ms(SystemTime::now()));
         let target =
             state.lanes[lane].target.as_ref().expect("the route has lanes that are chosen");
         let addressed = (target.topic_id, target.queue.id);
@@ -162,10 +161,10 @@ impl Engine {
         let flush = self.flush_of(first);
         let buffer = state.spare.pop().unwrap_or_default();
         let mut batch = Batch::new(buffer, flush, addressed, now, deadline);
-        let born_ms = unix_ms(SystemTime::now());
+        let now_ms = unix_ms(SystemTime::now());
         let mut deliveries = Vec::with_capacity(messages.len());
         for message in messages {
-            let message_id = state.ids.next(born_ms);
+            let (message_id, born_ms) = state.identity_of(message, now_ms);
             let at = batch.building.len() as u64;
             let (builder, building) = (&mut state.builder, &mut batch.building);
             let built = message.with_spec(message_id, born_ms, flush, |spec| {
@@ -223,8 +222,8 @@ impl Engine {
         let Some(open) = &state.lanes[lane].open else { return Ok(Some(lane)) };
         let bytes = open.building.len() + estimate(message);
         // A batch is delayed as a whole or not at all.
-        let is_alike = open.flush == self.flush_of(message)
-            && open.delayed == (message.deliver_ms != 0);
+        let is_alike =
+            open.flush == self.flush_of(message) && open.delayed == (message.deliver_ms != 0);
         if bytes <= self.settings.batch_bytes && is_alike {
             return Ok(Some(lane));
         }
@@ -298,7 +297,9 @@ impl Engine {
             if one_way {
                 let queue = Arc::clone(&target.queue);
                 let status = super::SendStatus::SendOk;
-                state.ended.push((batch, Ok(Stored { queue, base_offset: 0, position: 0, status })));
+                state
+                    .ended
+                    .push((batch, Ok(Stored { queue, base_offset: 0, position: 0, status })));
                 continue;
             }
             at.in_flight += 1;

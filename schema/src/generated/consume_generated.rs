@@ -4721,6 +4721,7 @@ impl<'a> GroupHeartbeatAnswer<'a> {
   pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
   pub const VT_QUEUES: ::flatbuffers::VOffsetT = 8;
   pub const VT_MEMBERS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MAX_ATTEMPTS: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4736,6 +4737,7 @@ impl<'a> GroupHeartbeatAnswer<'a> {
     builder.add_members(args.members);
     if let Some(x) = args.queues { builder.add_queues(x); }
     builder.add_group(args.group);
+    builder.add_max_attempts(args.max_attempts);
     builder.finish()
   }
 
@@ -4771,6 +4773,14 @@ impl<'a> GroupHeartbeatAnswer<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(GroupHeartbeatAnswer::VT_MEMBERS, Some(0)).unwrap()}
   }
+  /// Of the group's settings: a message that failed so often goes to the dead letters.
+  #[inline]
+  pub fn max_attempts(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(GroupHeartbeatAnswer::VT_MAX_ATTEMPTS, Some(16)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GroupHeartbeatAnswer<'_> {
@@ -4783,6 +4793,7 @@ impl ::flatbuffers::Verifiable for GroupHeartbeatAnswer<'_> {
      .visit_field::<u64>("version", Self::VT_VERSION, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, OwnedQueue>>>("queues", Self::VT_QUEUES, false)?
      .visit_field::<u32>("members", Self::VT_MEMBERS, false)?
+     .visit_field::<u16>("max_attempts", Self::VT_MAX_ATTEMPTS, false)?
      .finish();
     Ok(())
   }
@@ -4792,6 +4803,7 @@ pub struct GroupHeartbeatAnswerArgs<'a> {
     pub version: u64,
     pub queues: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, OwnedQueue>>>,
     pub members: u32,
+    pub max_attempts: u16,
 }
 impl<'a> Default for GroupHeartbeatAnswerArgs<'a> {
   #[inline]
@@ -4801,6 +4813,7 @@ impl<'a> Default for GroupHeartbeatAnswerArgs<'a> {
       version: 0,
       queues: None,
       members: 0,
+      max_attempts: 16,
     }
   }
 }
@@ -4827,6 +4840,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupHeartbeatAnswerBuilder<'
     self.fbb_.push_slot::<u32>(GroupHeartbeatAnswer::VT_MEMBERS, members, 0);
   }
   #[inline]
+  pub fn add_max_attempts(&mut self, max_attempts: u16) {
+    self.fbb_.push_slot::<u16>(GroupHeartbeatAnswer::VT_MAX_ATTEMPTS, max_attempts, 16);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupHeartbeatAnswerBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GroupHeartbeatAnswerBuilder {
@@ -4848,6 +4865,7 @@ impl ::core::fmt::Debug for GroupHeartbeatAnswer<'_> {
       ds.field("version", &self.version());
       ds.field("queues", &self.queues());
       ds.field("members", &self.members());
+      ds.field("max_attempts", &self.max_attempts());
       ds.finish()
   }
 }

@@ -231,6 +231,8 @@ impl<M: Memory> Shard<M> {
         if let Some(parked) = earlier {
             self.answer_heartbeat(id, heartbeat.member, parked, out);
         }
+        let topics = heartbeat.subscriptions.iter().map(|s| s.topic.as_str());
+        self.ensure_retry_topic(id, topics, now, out);
         self.reconcile(id, now, out);
         Ok(())
     }
@@ -334,10 +336,12 @@ impl<M: Memory> Shard<M> {
             .map(|(queue, generation)| OwnedQueue::new(queue.topic, queue.queue, *generation, 0))
             .collect();
         let (version, members) = (found.version, state.members.len() as u32);
+        let max_attempts = self.registry.group(id).map_or(0, |group| group.settings.max_attempts);
         let asker = heartbeat_asker(parked.connection, parked.correlation);
         self.answer(asker, out, |fbb| {
             let queues = Some(fbb.create_vector(&queues));
-            let args = GroupHeartbeatAnswerArgs { group: id, version, queues, members };
+            let args =
+                GroupHeartbeatAnswerArgs { group: id, version, queues, members, max_attempts };
             GroupHeartbeatAnswer::create(fbb, &args)
         });
     }

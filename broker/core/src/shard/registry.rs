@@ -181,7 +181,7 @@ impl<M: Memory> Shard<M> {
                 self.fetches.wake(woken);
                 self.topic_gone(*id, now, out);
             }
-            Change::Group { id, name } => self.group_made(*id, name, now, out),
+            Change::Group { id, name, .. } => self.group_made(*id, name, now, out),
             Change::GroupDeleted { id } => {
                 self.offsets.forget_group(*id);
                 self.group_gone(*id, out);
@@ -298,7 +298,7 @@ impl<M: Memory> Shard<M> {
         for change in &news {
             match &change.change {
                 Change::Topic { settings, .. } => self.topic_changed(&settings.name, now, out),
-                Change::Group { id, name } => self.group_made(*id, name, now, out),
+                Change::Group { id, name, .. } => self.group_made(*id, name, now, out),
                 Change::TopicDeleted { .. } | Change::GroupDeleted { .. } => {}
             }
         }

@@ -187,6 +187,8 @@ impl<M: Memory> Shard<M> {
     /// Queues that cannot be served: gone, fenced, out of range.
     fn find_faults(&self, parked: &mut Parked, fetched: &mut Vec<FetchedQueue>) {
         let Parked { queues, group, member, .. } = parked;
+        let is_off =
+            self.registry.group(*group).is_some_and(|group| !group.settings.consume_enabled);
         for wanted in queues {
             let (mut min, mut max) = (0, 0);
             let status = match self.check_readable(wanted.id) {
@@ -198,6 +200,7 @@ impl<M: Memory> Shard<M> {
                 {
                     Status::Fenced
                 }
+                Ok(()) if is_off => Status::NotReadable,
                 Ok(()) => {
                     // Without a slot it could not be read when the fetch came, and now it can.
                     let queue = match wanted.slot {
