@@ -69,7 +69,8 @@ impl<M: Memory> Shard<M> {
                             !passes
                         });
                         let Some(entry) = found else { continue };
-                        if *work >= WORK_MAX && wanted.known != Some(wanted.offset) {
+                        let is_known = filter.is_none() || wanted.known == Some(wanted.offset);
+                        if *work >= WORK_MAX && !is_known {
                             // What was found before is not to wait for what takes so long.
                             match lowest {
                                 None => return Cold::No,
