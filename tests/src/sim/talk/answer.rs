@@ -70,7 +70,7 @@ pub fn parse(frame: &Frame<'_>, intent: &Intent) -> Verdict<Reply> {
             let answer = table!(admin::ListTopicsAnswer, frame);
             Reply::Topics(answer.topics().into_iter().flatten().map(topic_seen).collect())
         }
-        Intent::Leave { .. } | Intent::Delete { .. } | Intent::Idle | Intent::Garbage => {
+        Intent::Recall { .. } | Intent::Leave { .. } | Intent::Delete { .. } | Intent::Idle | Intent::Garbage => {
             Reply::Done
         }
     })
@@ -150,6 +150,8 @@ fn received(next: Result<record::RecordRef<'_>, record::RecordError>) -> Verdict
         payload_bytes: record.payload.len() as u32,
         tag_hash: header.tag_hash.get(),
         born_ms: header.born_ms.get(),
+        deliver_ms: header.deliver_ms.get(),
+        store_ms: header.store_ms.get(),
         is_broken,
     })
 }
