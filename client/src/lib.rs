@@ -66,8 +66,8 @@ mod timer;
 
 pub use admin::{
     Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, KeyQuery, MessageType,
-    OwnedQueue, PendingMessage, PendingMessages, Permission, QueueLag, QueueStats, ResetTo, ShardStatus, TopicDescription,
-    TopicSpec,
+    OwnedQueue, PendingMessage, PendingMessages, Permission, QueueLag, QueueStats, ResetTo,
+    ShardStatus, TopicDescription, TopicSpec,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{

@@ -163,9 +163,8 @@ async fn a_delayed_message_can_be_taken_back_before_its_delivery() {
         let client = cluster.client().await;
         let producer = client.producer("shop").build().await.unwrap();
         // Together in batches, and so at several places of a batch.
-        let messages = (0..20_u64).map(|n| {
-            Message::new("orders", n.to_string()).deliver_after(Duration::from_secs(4))
-        });
+        let messages = (0..20_u64)
+            .map(|n| Message::new("orders", n.to_string()).deliver_after(Duration::from_secs(4)));
         for receipt in producer.send_batch(messages).await.unwrap() {
             handles.push(receipt.recall_handle().unwrap());
         }

@@ -31,6 +31,8 @@ mod restart;
 #[cfg(target_os = "linux")]
 mod server;
 #[cfg(target_os = "linux")]
+mod timers;
+#[cfg(target_os = "linux")]
 mod wire;
 #[cfg(target_os = "linux")]
 mod write;
@@ -47,7 +49,7 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{beside, catch_up, lookup, memory, padding, queues, restart, write};
+    use super::{beside, catch_up, lookup, memory, padding, queues, restart, timers, write};
     use anyhow::Context as _;
     use clap::{Args, Parser, Subcommand};
     use ringmq_bench::report::write_json;
@@ -99,6 +101,8 @@ mod linux {
         Restart(restart::Options),
         /// Messages by key, from disk
         Lookup(lookup::Options),
+        /// Delayed messages: how late they come, and what they take of memory
+        Timers(timers::Options),
     }
 
     pub(super) fn main() -> anyhow::Result<()> {
@@ -111,6 +115,7 @@ mod linux {
             Subject::Queues(options) => (queues::run(&options)?, options.place),
             Subject::Restart(options) => (restart::run(&options)?, options.place),
             Subject::Lookup(options) => (lookup::run(&options)?, options.place),
+            Subject::Timers(options) => (timers::run(&options)?, options.place),
         };
         print!("{}", outcome.table());
         if let Some(out) = place.out {

@@ -40,12 +40,24 @@ pub(crate) struct QueueState {
 /// One thing that a slice says.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Item {
-    Begin { before: u64 },
-    Registry { version: u64, last_topic: u32, last_group: u32 },
+    Begin {
+        before: u64,
+    },
+    Registry {
+        version: u64,
+        last_topic: u32,
+        last_group: u32,
+    },
     Change(RegistryChange),
-    Offset { group: u32, queue: QueueId, progress: Progress },
+    Offset {
+        group: u32,
+        queue: QueueId,
+        progress: Progress,
+    },
     Queue(QueueState),
-    End { begin: u64 },
+    End {
+        begin: u64,
+    },
     Hole(Hole),
     /// A delayed message that was taken back.
     Recalled(Key),

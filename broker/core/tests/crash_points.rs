@@ -9,8 +9,8 @@ mod desk;
 use desk::Watch;
 use desk::{Desk, Files, run};
 use ringmq_core::{Action, Block, Input, Now, Outbox, Shard, ShardConfig};
-use ringmq_schema::consume::{FetchAnswer, FetchQueue};
 use ringmq_schema::build::{MessageSpec, RecordBuilder};
+use ringmq_schema::consume::{FetchAnswer, FetchQueue};
 use ringmq_schema::error::Status;
 use ringmq_schema::frame::read_table;
 use ringmq_schema::opcode::Opcode;
@@ -171,8 +171,7 @@ fn delay(desk: &mut Desk, topic: u32, journal: &mut Journal, delay_ms: i64) {
 fn take_back(desk: &mut Desk, topic: u32, journal: &mut Journal) {
     let Some((number, (due_ms, position))) = journal.delayed.last_key_value() else { return };
     let (number, due_ms, position) = (*number, *due_ms, *position);
-    let args =
-        RecallArgs { topic, queue: 0, position, due_ms, id_high: 0, id_low: number };
+    let args = RecallArgs { topic, queue: 0, position, due_ms, id_high: 0, id_low: number };
     let sent = desk.send(Opcode::Recall, &[], |fbb| Recall::create(fbb, &args));
     desk.handle(Input::TurnEnd);
     let done = desk.take(sent).is_some_and(|answer| answer.status == Status::Ok);

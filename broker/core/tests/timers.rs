@@ -429,7 +429,8 @@ impl World {
             Status::NotFound => {
                 // It arrived, and nobody looked yet, or it was appended again.
                 self.fetch();
-                let moved = self.desk.shard.figures().timers_moved > 0 || self.config.retention_ms > 0;
+                let moved =
+                    self.desk.shard.figures().timers_moved > 0 || self.config.retention_ms > 0;
                 assert!(moved || !self.pending.contains_key(&number), "{number} is pending");
             }
             other => panic!("{other}"),

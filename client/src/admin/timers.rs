@@ -152,9 +152,8 @@ impl Admin {
                 topic: shard.topic_id,
                 max: left.clamp(1, LIST_TIMERS_MAX) as u32,
             };
-            let asked = self.ask(&shard.address, request, |fbb| {
-                wire::ListTimers::create(fbb, &args)
-            });
+            let asked =
+                self.ask(&shard.address, request, |fbb| wire::ListTimers::create(fbb, &args));
             let answer = asked.await?;
             let table = answer.read::<wire::ListTimersAnswer<'_>>(LIST)?;
             let timers = table.timers().into_iter().flatten();

@@ -223,8 +223,8 @@ impl Engine {
         let Some(open) = &state.lanes[lane].open else { return Ok(Some(lane)) };
         let bytes = open.building.len() + estimate(message);
         // A batch is delayed as a whole or not at all.
-        let is_alike = open.flush == self.flush_of(message)
-            && open.delayed == (message.deliver_ms != 0);
+        let is_alike =
+            open.flush == self.flush_of(message) && open.delayed == (message.deliver_ms != 0);
         if bytes <= self.settings.batch_bytes && is_alike {
             return Ok(Some(lane));
         }
@@ -298,7 +298,9 @@ impl Engine {
             if one_way {
                 let queue = Arc::clone(&target.queue);
                 let status = super::SendStatus::SendOk;
-                state.ended.push((batch, Ok(Stored { queue, base_offset: 0, position: 0, status })));
+                state
+                    .ended
+                    .push((batch, Ok(Stored { queue, base_offset: 0, position: 0, status })));
                 continue;
             }
             at.in_flight += 1;

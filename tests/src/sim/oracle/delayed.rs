@@ -95,16 +95,18 @@ impl Messages {
 
     /// A write unit of a shard's log was spoiled.
     pub(super) fn doubt_delayed(&mut self, shard: u16) {
-        let delayed = |message: &&mut Message| {
-            message.sent.deliver_ms != 0 && message.sent.shard == shard
-        };
+        let delayed =
+            |message: &&mut Message| message.sent.deliver_ms != 0 && message.sent.shard == shard;
         self.messages.iter_mut().filter(delayed).for_each(|message| message.doubtful = true);
     }
 
     /// Whatever was acknowledged, and belongs to a topic that `serves`, must have been seen.
     pub(super) fn all_delivered(&self, serves: impl Fn(u32) -> bool) -> Verdict {
         let lost = self.messages.iter().zip(0_u32..).find(|(message, _)| {
-            message.waits() && !message.doubtful && !message.recalling && serves(message.sent.queue.0)
+            message.waits()
+                && !message.doubtful
+                && !message.recalling
+                && serves(message.sent.queue.0)
         });
         match lost {
             None => Ok(()),

@@ -294,9 +294,8 @@ impl Messages {
             slots.resize(at + 1, None);
         }
         let is_delayed = message.sent.deliver_ms != 0;
-        let lost = |other: &Message| {
-            !other.sure && !other.sent.sync && other.acknowledged_us.is_none()
-        };
+        let lost =
+            |other: &Message| !other.sure && !other.sent.sync && other.acknowledged_us.is_none();
         match slots[at] {
             // It went with the power, and this one was delivered before anybody asked what was left.
             Some(other) if is_delayed && other != index && lost(&self.messages[other as usize]) => {

@@ -1,8 +1,8 @@
 //! The journal and the judge. It hears of every request when it is delivered and of every answer when it
 //! leaves the shard, which is the earliest moment at which a client may rely on it.
 
-pub mod groups;
 pub mod delayed;
+pub mod groups;
 pub mod messages;
 pub mod topics;
 
