@@ -72,6 +72,8 @@ pub struct Summary {
     pub retired: u64,
     /// See `transfers`.
     pub holes: u64,
+    /// Delayed messages taken back.
+    pub recalled: u64,
     /// Things that happened.
     pub events: u64,
 }
@@ -93,6 +95,7 @@ impl std::ops::AddAssign for Summary {
         self.transfers += other.transfers;
         self.retired += other.retired;
         self.holes += other.holes;
+        self.recalled += other.recalled;
         self.events += other.events;
     }
 }

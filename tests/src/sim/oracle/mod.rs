@@ -1,6 +1,7 @@
 //! The journal and the judge. It hears of every request when it is delivered and of every answer when it
 //! leaves the shard, which is the earliest moment at which a client may rely on it.
 
+pub mod delayed;
 pub mod groups;
 pub mod messages;
 pub mod topics;
@@ -78,6 +79,7 @@ impl Oracle {
                 pending.floors = queues.iter().map(|q| self.groups.floor(*group, *q)).collect();
             }
             Intent::Delete { topic } => self.topics.deleting(*topic),
+            Intent::Recall { index } => self.messages.recalling(*index),
             _ => {}
         }
     }
@@ -98,6 +100,10 @@ impl Oracle {
             (Intent::Produce { first, count, .. }, Reply::Produced { base, records, position }) => {
                 let (sent, stored) = ((*first, *count), (*base, *records));
                 self.messages.acknowledged(sent, stored, *position, when.0, disk, summary)
+            }
+            (Intent::Recall { index }, _) => {
+                summary.recalled += 1;
+                self.messages.recalled(*index)
             }
             (Intent::Damaged { .. } | Intent::Garbage, _) => {
                 violation(format!("garbage was taken: {:?}, {reply:?}", pending.intent))
@@ -312,6 +318,7 @@ impl Oracle {
         }
         self.sent_before = self.messages.count();
         self.messages.crashed(now_us, interval_us);
+        self.messages.delayed_crashed(kind);
         self.groups.crashed(kind, now_us, interval_us);
     }
 
@@ -320,7 +327,18 @@ impl Oracle {
         if let Some(kind) = self.crashes[usize::from(shard)].take() {
             self.messages.recovered(shard, kind, ends, &mut self.summary)?;
         }
-        ends.iter().try_for_each(|(queue, end)| self.messages.high_watermark(*queue, *end))
+        // What is due is delivered, and may be seen, after the ends were asked for.
+        let since = self.messages.has_delayed(shard).then_some(0);
+        let told = |(queue, end): (&QueueKey, &u64)| {
+            self.messages.high_watermark_since(*queue, *end, since)
+        };
+        ends.iter().try_for_each(told)
+    }
+
+    /// Everything is due, was read, and nothing failed: whatever was delayed must have come.
+    pub fn all_delivered(&self) -> Verdict {
+        let serves = |topic| self.topics.must_serve(topic) && !self.topics.may_expire(topic);
+        self.messages.all_delivered(serves)
     }
 
     /// All of a shard's queues were read to these ends.

@@ -70,9 +70,11 @@ pub fn parse(frame: &Frame<'_>, intent: &Intent) -> Verdict<Reply> {
             let answer = table!(admin::ListTopicsAnswer, frame);
             Reply::Topics(answer.topics().into_iter().flatten().map(topic_seen).collect())
         }
-        Intent::Leave { .. } | Intent::Delete { .. } | Intent::Idle | Intent::Garbage => {
-            Reply::Done
-        }
+        Intent::Recall { .. }
+        | Intent::Leave { .. }
+        | Intent::Delete { .. }
+        | Intent::Idle
+        | Intent::Garbage => Reply::Done,
     })
 }
 
@@ -150,6 +152,8 @@ fn received(next: Result<record::RecordRef<'_>, record::RecordError>) -> Verdict
         payload_bytes: record.payload.len() as u32,
         tag_hash: header.tag_hash.get(),
         born_ms: header.born_ms.get(),
+        deliver_ms: header.deliver_ms.get(),
+        store_ms: header.store_ms.get(),
         is_broken,
     })
 }

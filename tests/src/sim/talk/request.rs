@@ -1,6 +1,6 @@
 //! Requests, as clients of any language build them.
 
-use super::{Entry, Intent, QueueKey, Request, Wanted};
+use super::{Entry, Intent, QueueKey, Request, Timer, Wanted};
 use ringmq_schema::admin::{self, TopicArgs};
 use ringmq_schema::build::FrameBuilder;
 use ringmq_schema::consume::{self, MemberId};
@@ -8,6 +8,7 @@ use ringmq_schema::flatbuffers::{FlatBufferBuilder, WIPOffset};
 use ringmq_schema::frame::FLAG_ONE_WAY;
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::{self, Flush};
+use ringmq_schema::timer::{Recall, RecallArgs};
 
 /// Builds requests; correlations are unique in a run.
 #[derive(Default)]
@@ -54,6 +55,23 @@ impl Words {
             let flush = Flush(flush);
             let args = produce::ProduceArgs { topic, queue, records, flush, timeout_ms: 3000 };
             produce::Produce::create(fbb, &args)
+        })
+    }
+
+    /// A delayed message is taken back.
+    pub fn recall(&mut self, timer: &Timer) -> Request {
+        let intent = Intent::Recall { index: timer.index };
+        let id = u128::from_be_bytes(timer.message_id);
+        let args = RecallArgs {
+            topic: timer.queue.0,
+            queue: timer.queue.1,
+            position: timer.position,
+            due_ms: timer.due_ms,
+            id_high: (id >> 64) as u64,
+            id_low: id as u64,
+        };
+        self.request(Opcode::Recall, timer.shard, false, &[], intent, |fbb| {
+            Recall::create(fbb, &args)
         })
     }
 

@@ -29,8 +29,14 @@ impl World {
             self.until(self.clock.mono_us() + length_us, |_| false)?;
             self.crash(end);
         }
+        // Everything that was delayed is due in the end.
+        let wall_ms = self.clock.now().wall_ms;
+        let left_ms = self.oracle.messages.last_due_ms() - wall_ms;
+        self.clock.jump(left_ms.max(0));
         self.begin(self.calm())?;
         self.settle()?;
+        // Time for a flush.
+        self.until(self.clock.mono_us() + 1_000_000, |_| false)?;
         let kind = self.end()?;
         self.crash(kind);
         self.begin(self.calm())?;
@@ -41,6 +47,7 @@ impl World {
                 self.auditor().describe()
             ));
         }
+        self.oracle.all_delivered()?;
         Ok(self.oracle.summary)
     }
 
@@ -162,6 +169,12 @@ impl World {
         }
         if !auditor.is_done() || !auditor.has_probed(&queues) {
             return Some(format!("the auditor: {}", auditor.describe()));
+        }
+        for (shard, slot) in self.shards.iter().enumerate() {
+            let pending = slot.core.as_ref().map_or(0, |core| core.figures().timers_pending);
+            if pending > 0 {
+                return Some(format!("{pending} delayed messages wait on shard {shard}"));
+            }
         }
         for client in &self.clients {
             let Client::Member(member) = client else { continue };
