@@ -43,6 +43,8 @@ pub enum ErrorKind {
     OutOfRange,
     /// Members of the group subscribe differently.
     SubscriptionMismatch,
+    /// A filter's expression cannot be used; the message shows where it is wrong.
+    BadFilter,
     /// Stored bytes are damaged.
     Corrupt,
     /// The server does not do this (yet, or in its role).
@@ -212,7 +214,8 @@ fn kind_of(status: Status) -> ErrorKind {
     use Status as S;
     match status {
         S::BadRequest | S::BadName | S::WrongMessageType | S::MessageTooLarge => ErrorKind::Invalid,
-        S::BadRecord | S::BadChecksum | S::BadFilter | S::BadReceipt => ErrorKind::Invalid,
+        S::BadRecord | S::BadChecksum | S::BadReceipt => ErrorKind::Invalid,
+        S::BadFilter => ErrorKind::BadFilter,
         S::TooMany | S::OutOfSequence | S::NotReadable => ErrorKind::Invalid,
         S::UnknownTopic | S::UnknownQueue | S::UnknownGroup | S::NotFound => ErrorKind::NotFound,
         S::TopicExists | S::GroupExists => ErrorKind::Exists,

@@ -7,6 +7,7 @@ use crate::record::Record;
 use crate::route::Queue;
 use bytes::Bytes;
 use ringmq_schema::build::MessageSpec;
+use ringmq_schema::limits::DELAY_LEVELS_MS;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -152,15 +153,28 @@ impl Message {
         self
     }
 
-    /// Not to be delivered before this time (topics of type `Delay`).
+    /// Not to be delivered before this time, at most 40 days ahead unless the broker is set otherwise. The message is
+    /// stored at once, gets its place in the queue when its time has come, and can be taken back until then
+    /// ([`crate::Producer::recall`]).
     pub fn deliver_at(mut self, at: SystemTime) -> Message {
         self.deliver_ms = unix_ms(at).max(1);
         self
     }
 
-    /// Not to be delivered before so much time has passed (topics of type `Delay`).
+    /// Not to be delivered before so much time has passed.
     pub fn deliver_after(self, delay: Duration) -> Message {
-        self.deliver_at(SystemTime::now() + delay)
+        let at = SystemTime::now().checked_add(delay);
+        // A time that cannot be said is beyond what any broker allows.
+        self.deliver_at(at.unwrap_or(UNIX_EPOCH + Duration::from_millis(i64::MAX as u64)))
+    }
+
+    /// Not to be delivered before the delay of one of RocketMQ's levels has passed: 1 to 18 stand for 1 s, 5 s, 10 s,
+    /// 30 s, 1 to 10 min, 20 min, 30 min, 1 h and 2 h. 0 is no delay; a level above 18 is 18, as there.
+    pub fn delay_level(self, level: u8) -> Message {
+        match usize::from(level).min(DELAY_LEVELS_MS.len()).checked_sub(1) {
+            Some(at) => self.deliver_after(Duration::from_millis(DELAY_LEVELS_MS[at])),
+            None => Message { deliver_ms: 0, ..self },
+        }
     }
 
     /// Durability of this message, over its producer's and its topic's.

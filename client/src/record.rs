@@ -194,6 +194,12 @@ impl Record {
         time_of(self.header().store_ms.get())
     }
 
+    /// When it was to be delivered at the earliest, if it was delayed.
+    pub fn deliver_at(&self) -> Option<SystemTime> {
+        let due_ms = self.header().deliver_ms.get();
+        (due_ms != 0).then(|| time_of(due_ms))
+    }
+
     /// The durability that was asked for.
     pub fn flush(&self) -> Flush {
         Flush::from_code((self.header().flags.get() & record::FLAG_FLUSH_MASK) as u8)

@@ -142,6 +142,11 @@ impl Wire {
         Ok(out)
     }
 
+    /// Reads a run.
+    pub fn run(&mut self, bytes: usize) -> anyhow::Result<Vec<u8>> {
+        self.take(bytes)
+    }
+
     /// Reads over a run.
     pub fn skip(&mut self, bytes: usize) -> anyhow::Result<()> {
         let mut left = bytes;

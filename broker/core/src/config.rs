@@ -211,6 +211,8 @@ pub struct Figures {
     pub punched_bytes: u64,
     /// Fetches from an offset that is not, or no longer, there.
     pub out_of_range: u64,
+    /// Records that SQL filters left out.
+    pub sql_left_out: u64,
     /// Snapshots of the state written.
     pub snapshots: u64,
     /// Delayed messages that wait for their time.

@@ -134,7 +134,7 @@ impl Reader {
                     .map(|subscription| {
                         let topic = Some(fbb.create_string(&subscription.topic));
                         let expression = Some(fbb.create_string(&subscription.filter.expression()));
-                        let kind = wire::FilterKind::Tags;
+                        let kind = subscription.filter.kind();
                         let args = wire::SubscriptionArgs { topic, kind, expression };
                         wire::Subscription::create(fbb, &args)
                     })

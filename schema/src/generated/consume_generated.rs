@@ -2535,6 +2535,7 @@ impl<'a> OwnedQueue {
 pub enum TagFilterOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
+/// By tags, or by an expression: not both.
 pub struct TagFilter<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -2549,6 +2550,7 @@ impl<'a> ::flatbuffers::Follow<'a> for TagFilter<'a> {
 
 impl<'a> TagFilter<'a> {
   pub const VT_HASHES: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SQL: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2560,6 +2562,7 @@ impl<'a> TagFilter<'a> {
     args: &'args TagFilterArgs<'args>
   ) -> ::flatbuffers::WIPOffset<TagFilter<'bldr>> {
     let mut builder = TagFilterBuilder::new(_fbb);
+    if let Some(x) = args.sql { builder.add_sql(x); }
     if let Some(x) = args.hashes { builder.add_hashes(x); }
     builder.finish()
   }
@@ -2573,6 +2576,14 @@ impl<'a> TagFilter<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(TagFilter::VT_HASHES, None)}
   }
+  /// SQL92 (`FilterKind.Sql92`): the broker sends only records for which it is TRUE, and such as it cannot verify.
+  #[inline]
+  pub fn sql(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(TagFilter::VT_SQL, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for TagFilter<'_> {
@@ -2582,18 +2593,21 @@ impl ::flatbuffers::Verifiable for TagFilter<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("hashes", Self::VT_HASHES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("sql", Self::VT_SQL, false)?
      .finish();
     Ok(())
   }
 }
 pub struct TagFilterArgs<'a> {
     pub hashes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub sql: Option<::flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for TagFilterArgs<'a> {
   #[inline]
   fn default() -> Self {
     TagFilterArgs {
       hashes: None,
+      sql: None,
     }
   }
 }
@@ -2606,6 +2620,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TagFilterBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_hashes(&mut self, hashes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TagFilter::VT_HASHES, hashes);
+  }
+  #[inline]
+  pub fn add_sql(&mut self, sql: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TagFilter::VT_SQL, sql);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TagFilterBuilder<'a, 'b, A> {
@@ -2626,6 +2644,7 @@ impl ::core::fmt::Debug for TagFilter<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("TagFilter");
       ds.field("hashes", &self.hashes());
+      ds.field("sql", &self.sql());
       ds.finish()
   }
 }
@@ -4362,7 +4381,7 @@ impl<'a> Subscription<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<FilterKind>(Subscription::VT_KIND, Some(FilterKind::Tags)).unwrap()}
   }
-  /// `*`, or `A || B`, or SQL.
+  /// `*`, or `A || B`, or SQL: the broker compares what it makes of it, so that spelling does not matter.
   #[inline]
   pub fn expression(&self) -> Option<&'a str> {
     // Safety:

@@ -74,6 +74,8 @@ pub struct Summary {
     pub holes: u64,
     /// Messages that members sent back.
     pub retries: u64,
+    /// Delayed messages taken back.
+    pub recalled: u64,
     /// Things that happened.
     pub events: u64,
 }
@@ -96,6 +98,7 @@ impl std::ops::AddAssign for Summary {
         self.retired += other.retired;
         self.holes += other.holes;
         self.retries += other.retries;
+        self.recalled += other.recalled;
         self.events += other.events;
     }
 }

@@ -64,6 +64,12 @@ pub enum Bug {
     LostRetry,
     /// Members commit past messages that they have not finished.
     OffsetOverUnfinished,
+    /// The wall clock that a shard sees is ahead: delayed messages are early.
+    EarlyTimer,
+    /// A delayed message that is read back is not what was written: it is lost.
+    LostTimer,
+    /// A delayed message is said to be taken back, and is not.
+    RecallPretended,
     /// As `IndexElsewhere`, now and then only.
     IndexSometimesElsewhere,
     /// An index that was reported as written is gone after a restart.
@@ -101,6 +107,9 @@ impl Bug {
         Bug::TransferElsewhere,
         Bug::LostRetry,
         Bug::OffsetOverUnfinished,
+        Bug::EarlyTimer,
+        Bug::LostTimer,
+        Bug::RecallPretended,
     ];
 
     /// Those that must do no harm: derived files and space, of which nothing is ever answered from memory of
@@ -182,6 +191,18 @@ impl Planted {
             && disk.has(position - length, length)
         {
             disk.read(position - length, bytes);
+        }
+    }
+
+    /// How far the wall clock is ahead, ms.
+    pub fn hastens(&self) -> i64 {
+        if self.bug == Some(Bug::EarlyTimer) { 300 } else { 0 }
+    }
+
+    /// What a read of records of delayed messages brings.
+    pub fn reads_timer(&mut self, read: u64, bytes: &mut [u8]) {
+        if read >> 61 == 1 && self.strikes(Bug::LostTimer, 1) {
+            bytes.fill(0);
         }
     }
 
@@ -281,6 +302,11 @@ impl Planted {
                 if self.strikes(Bug::RefusalHidden, 1) =>
             {
                 *reply = Reply::Produced { base: 0, records: *count, position: 0 };
+            }
+            (Intent::Recall { .. }, reply @ Reply::Refused { .. })
+                if self.strikes(Bug::RecallPretended, 1) =>
+            {
+                *reply = Reply::Done;
             }
             (Intent::Commit { .. }, Reply::Committed(results)) => {
                 for (_, status) in results.iter_mut().filter(|(_, s)| *s == Status::Fenced) {

@@ -6,6 +6,7 @@ mod group;
 mod log;
 mod message;
 mod server;
+mod timer;
 mod topic;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub use group::{Change, Consumption, GroupVerb, Reset};
 pub use log::{Dump, LogVerb};
 pub use message::{Find, Get, MessageVerb};
 pub use server::{Dev, Flush, Quickstart};
+pub use timer::{Pending, Recall, TimerVerb};
 pub use topic::{Consume, Create, Kind, Produce, Rights, Settings, TopicVerb};
 
 use crate::output::Form;
@@ -98,6 +100,9 @@ pub enum Noun {
     /// Dead letters: messages that failed for good
     #[command(subcommand)]
     Dlq(DlqVerb),
+    /// Delayed messages that wait for their time
+    #[command(subcommand)]
+    Timer(TimerVerb),
     /// A broker's files, read only, without the broker
     #[cfg(target_os = "linux")]
     #[command(subcommand)]

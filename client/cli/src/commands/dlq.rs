@@ -154,7 +154,7 @@ pub(super) async fn send_again(
     let bar = bar(records.len() as u64, "sent", global.quiet);
     for record in records {
         let sent = producer.send(Message::again(record)).await;
-        sent.map_err(|error| {
+        let _receipt = sent.map_err(|error| {
             let mut failure = Failure::from(error);
             let (id, done) = (record.message_id(), bar.position());
             failure.message =

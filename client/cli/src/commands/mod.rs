@@ -15,6 +15,7 @@ mod message;
 mod produce;
 #[cfg(target_os = "linux")]
 mod quickstart;
+mod timer;
 mod topic;
 
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Noun::Topic(verb) => with_client(topic::run(&verb, &global)),
         Noun::Message(verb) => with_client(message::run(&verb, &global)),
         Noun::Dlq(verb) => with_client(dlq::run(&verb, &global)),
+        Noun::Timer(verb) => with_client(timer::run(&verb, &global)),
         Noun::Group(verb) => with_client(group::run(&verb, &global)),
     }
 }

@@ -151,7 +151,7 @@ impl Auditor {
             match self.probes.get(&queue) {
                 None => {
                     let first = context.oracle.messages.count();
-                    let run = append(context, queue, 1, 200, SYNC);
+                    let run = append(context, queue, 1, 200, SYNC, 0);
                     let intent = Intent::Produce { queue, first, count: 1 };
                     let words = &mut context.words;
                     let request = words.produce(shard, false, queue, 1, SYNC, &run, intent);

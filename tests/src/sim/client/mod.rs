@@ -58,6 +58,8 @@ pub struct Context<'a> {
     pub client: usize,
     /// Time, µs.
     pub now_us: u64,
+    /// The broker's wall clock, ms.
+    pub wall_ms: i64,
     /// See [`Phase`].
     pub phase: Phase,
     /// The auditor has listed the topics of this life.

@@ -12,6 +12,9 @@ use ringmq_schema::record;
 /// Tags in use; the empty one is none.
 pub const TAGS: [&str; 4] = ["", "paid", "refunded", "open"];
 
+/// Longest delay: several lives end meanwhile.
+const DELAY_MS_MAX: u64 = 5_000;
+
 const DEFAULT: u8 = 0;
 const SYNC: u8 = 1;
 const ASYNC: u8 = 2;
@@ -47,6 +50,9 @@ impl Producer {
             context.close(shard);
             self.under_way = 0;
         }
+        if context.random.once_in(8) {
+            recall(context);
+        }
         for _ in 0..context.random.between(1, 3) {
             if self.under_way < self.window {
                 let queue = *context.random.pick(&queues);
@@ -60,7 +66,8 @@ impl Producer {
         let by_request = *context.random.pick(&[DEFAULT, DEFAULT, SYNC, ASYNC]);
         let count = context.random.skewed(1, self.batch) as u32;
         let first = context.oracle.messages.count();
-        let run = append(context, queue, count, self.body, by_request);
+        let delay_ms = if context.random.once_in(5) { DELAY_MS_MAX } else { 0 };
+        let run = append(context, queue, count, self.body, by_request, delay_ms);
         let count = context.oracle.messages.count() - first;
         let intent = Intent::Produce { queue, first, count };
         let shard = context.shard_of(queue);
@@ -80,14 +87,24 @@ impl Producer {
     }
 }
 
+/// Takes back one of the delayed messages, whoever sent it.
+fn recall(context: &mut Context<'_>) {
+    let nth = context.random.below(1 << 20);
+    let Some(timer) = context.oracle.messages.recallable(nth) else { return };
+    let request = context.words.recall(&timer);
+    context.send(request);
+}
+
 /// A run of at most `count` new messages of at most `body` bytes each, noted in the journal. With
-/// `by_request` `DEFAULT` each message may say itself how it is to be flushed.
+/// `by_request` `DEFAULT` each message may say itself how it is to be flushed. With `delay_ms` each is delayed by up to
+/// so much.
 pub fn append(
     context: &mut Context<'_>,
     queue: QueueKey,
     count: u32,
     body: u64,
     by_request: u8,
+    delay_ms: u64,
 ) -> Vec<u8> {
     let (mut run, mut records) = (Vec::new(), RecordBuilder::new());
     let shard = context.shard_of(queue);
@@ -105,7 +122,12 @@ pub fn append(
         };
         let message_id = context.oracle.messages.id(context.oracle.messages.count());
         let born_ms = context.random.between(1, 1 << 40) as i64;
+        let deliver_ms = match delay_ms {
+            0 => 0,
+            most => context.wall_ms + context.random.skewed(1, most) as i64,
+        };
         let spec = MessageSpec {
+            deliver_ms,
             body: &bytes,
             tag: (!tag.is_empty()).then_some(tag),
             keys: &["order-17"],
@@ -127,6 +149,7 @@ pub fn append(
             payload_bytes: payload.len() as u32,
             tag_hash: spec.tag.map_or(0, record::tag_hash),
             born_ms,
+            deliver_ms,
             sync: is_sync(context, queue.0, by_request, flush),
         });
     }

@@ -108,7 +108,7 @@ impl Vandal {
         let queue = *context.random.pick(&queues);
         let first = context.oracle.messages.count();
         let wanted = context.random.between(1, 3) as u32;
-        let mut run = append(context, queue, wanted, 300, 0);
+        let mut run = append(context, queue, wanted, 300, 0, 0);
         let count = context.oracle.messages.count() - first;
         let mut records = count;
         let random = &mut *context.random;

@@ -12,12 +12,13 @@ use crate::sim::disk::{CrashKind, Disk};
 use crate::sim::talk::{QueueKey, Received};
 use crate::sim::{Summary, Verdict, violation};
 use ringmq_schema::error::Status;
+use ringmq_schema::record::NO_OFFSET;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// What is known of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     /// Sent; may or may not be stored.
     Open,
     /// Stored, as its receipt says.
@@ -39,26 +40,34 @@ pub struct Sent {
     pub payload_bytes: u32,
     pub tag_hash: u32,
     pub born_ms: i64,
+    /// Not to be delivered before; 0: at once.
+    pub deliver_ms: i64,
     /// Its acknowledgement promises that it survives power loss.
     pub sync: bool,
 }
 
 #[derive(Debug)]
-struct Message {
-    sent: Sent,
-    fate: Fate,
-    offset: Option<u64>,
+pub(super) struct Message {
+    pub(super) sent: Sent,
+    pub(super) fate: Fate,
+    pub(super) offset: Option<u64>,
     position: Option<u64>,
     /// When it was acknowledged in this life.
     acknowledged_us: Option<u64>,
     /// A consumer saw it, or it was acknowledged longer ago than the flush interval: it stays, whatever comes.
-    sure: bool,
+    pub(super) sure: bool,
     /// Its offset is below the end of its queue, which damage may have moved: it may be gone with the power.
-    doubtful: bool,
+    pub(super) doubtful: bool,
+    /// Where a delayed message waits, as it was acknowledged.
+    pub(super) timer: Option<u64>,
+    /// It was asked to be taken back, and that was said to be done.
+    pub(super) recalling: bool,
+    /// See `recalling`.
+    pub(super) recalled: bool,
 }
 
 impl Message {
-    fn must_survive(&self, kind: CrashKind) -> bool {
+    pub(super) fn must_survive(&self, kind: CrashKind) -> bool {
         self.sure || self.fate == Fate::Acknowledged && (self.sent.sync || kind == CrashKind::Kill)
     }
 }
@@ -78,11 +87,13 @@ struct Queue {
 pub struct Messages {
     /// Marks this run's message ids.
     mark: u64,
-    messages: Vec<Message>,
+    pub(super) messages: Vec<Message>,
     queues: BTreeMap<QueueKey, Queue>,
     /// By shard: what was retired or punched, and what was spoiled on the medium.
     retired: BTreeMap<u16, Vec<Range<u64>>>,
     rotten: BTreeMap<u16, Vec<Range<u64>>>,
+    /// The highest that the broker's wall clock ever was.
+    pub(super) wall_ms: i64,
 }
 
 impl Messages {
@@ -94,6 +105,7 @@ impl Messages {
             queues: BTreeMap::new(),
             retired: BTreeMap::new(),
             rotten: BTreeMap::new(),
+            wall_ms: 0,
         }
     }
 
@@ -129,6 +141,9 @@ impl Messages {
             acknowledged_us: None,
             sure: false,
             doubtful: false,
+            timer: None,
+            recalling: false,
+            recalled: false,
         });
     }
 
@@ -161,6 +176,13 @@ impl Messages {
             message.fate = Fate::Acknowledged;
             message.acknowledged_us = Some(now_us);
             durable |= message.sent.sync;
+            if base == NO_OFFSET {
+                if message.sent.deliver_ms == 0 {
+                    return violation(format!("message {index} got no offset: {message:?}"));
+                }
+                message.timer = (step == 0).then_some(position);
+                continue;
+            }
             if step == 0 {
                 message.position = message.position.or(Some(position));
                 if message.position != Some(position) {
@@ -220,6 +242,7 @@ impl Messages {
             self.queues.entry(record.queue).or_default().lost.insert(record.offset);
             return Ok(());
         }
+        self.check_time(index, record)?;
         let message = &mut self.messages[index as usize];
         let sent = &message.sent;
         let same = sent.queue == record.queue
@@ -233,7 +256,8 @@ impl Messages {
         if matches!(message.fate, Fate::Refused | Fate::Gone) {
             return violation(format!("message {index} is visible: {message:?}"));
         }
-        if message.position.is_some_and(|position| position != record.position) {
+        let may_repeat = message.sent.deliver_ms != 0 && message.doubtful;
+        if !may_repeat && message.position.is_some_and(|position| position != record.position) {
             return violation(format!("message {index} moved: {message:?}, {record:?}"));
         }
         message.position = Some(record.position);
@@ -250,7 +274,9 @@ impl Messages {
 
     fn bind(&mut self, index: u32, offset: u64) -> Verdict {
         let message = &mut self.messages[index as usize];
-        if message.offset.is_some_and(|other| other != offset) {
+        // Damage that took the record of a delivery may have it happen again.
+        let may_repeat = message.sent.deliver_ms != 0 && message.doubtful;
+        if !may_repeat && message.offset.is_some_and(|other| other != offset) {
             return violation(format!("message {index} is at {offset} as well: {message:?}"));
         }
         message.offset = Some(offset);
@@ -267,11 +293,21 @@ impl Messages {
         if slots.len() <= at {
             slots.resize(at + 1, None);
         }
+        let is_delayed = message.sent.deliver_ms != 0;
+        let lost =
+            |other: &Message| !other.sure && !other.sent.sync && other.acknowledged_us.is_none();
         match slots[at] {
+            // It went with the power, and this one was delivered before anybody asked what was left.
+            Some(other) if is_delayed && other != index && lost(&self.messages[other as usize]) => {
+                slots[at] = Some(index);
+                let other = &mut self.messages[other as usize];
+                (other.fate, other.offset) = (Fate::Gone, None);
+                Ok(())
+            }
             // promise: fifo
             Some(other) if other != index => violation(format!(
-                "offset {offset} of queue {:?} is message {other}'s and message {index}'s",
-                message.sent.queue
+                "offset {offset} is message {other}'s and message {index}'s: {:?}, {:?}",
+                self.messages[other as usize], self.messages[index as usize]
             )),
             _ => {
                 slots[at] = Some(index);
@@ -313,6 +349,7 @@ impl Messages {
     /// A write unit of a shard's log is spoiled on the medium.
     pub fn rots(&mut self, shard: u16, unit: Range<u64>) {
         self.rotten.entry(shard).or_default().push(unit);
+        self.doubt_delayed(shard);
     }
 
     /// Whether a position is in a spoiled unit.
@@ -344,6 +381,9 @@ impl Messages {
             // Nobody knows where it lay, or whether there was one.
             Some(None) | None => self.rotten.contains_key(&shard),
         };
+        // It may have been delivered at another place before.
+        let is_repeated = message.is_some_and(|m| m.sent.deliver_ms != 0 && m.doubtful);
+        let may_be = may_be || is_repeated && self.rotten.contains_key(&shard);
         if may_be {
             self.queues.entry(key).or_default().lost.insert(offset);
         }
@@ -403,9 +443,12 @@ impl Messages {
         summary: &mut Summary,
     ) -> Verdict {
         let (mut last_left, mut first_lost) = (None::<(u64, u32)>, None::<(u64, u32)>);
+        // Those that are due are delivered at once, and so the ends do not tell what was left.
+        let grows = self.has_delayed(shard);
         for (key, end) in ends {
             let Some(queue) = self.queues.get_mut(key) else { continue };
-            for (offset, slot) in queue.slots.iter().enumerate() {
+            let mut kept = *end as usize;
+            for (offset, slot) in queue.slots.iter_mut().enumerate() {
                 let Some(index) = *slot else { continue };
                 let message = &mut self.messages[index as usize];
                 assert_eq!(message.sent.shard, shard, "queues are asked for at their shards");
@@ -413,6 +456,11 @@ impl Messages {
                 let has_rot = self.rotten.contains_key(&shard);
                 // Doubt stays until somebody sees it.
                 let in_doubt = message.doubtful && !message.sure || !message.must_survive(kind);
+                if (offset as u64) < *end && in_doubt && grows {
+                    (message.fate, message.offset, message.position) = (Fate::Open, None, None);
+                    *slot = None;
+                    continue;
+                }
                 if (offset as u64) < *end && has_rot && in_doubt {
                     message.doubtful = true;
                     continue;
@@ -421,6 +469,11 @@ impl Messages {
                     last_left = last_left.max(at);
                     // Recovery makes durable what it found before anybody sees it.
                     message.sure = true;
+                    continue;
+                }
+                // It may have been delivered and seen since the ends were asked for.
+                if message.sent.deliver_ms != 0 && message.sure {
+                    kept = kept.max(offset + 1);
                     continue;
                 }
                 // promise: ack-is-durable
@@ -435,7 +488,7 @@ impl Messages {
                 summary.lost += u64::from(message.fate == Fate::Acknowledged);
                 message.fate = Fate::Gone;
             }
-            queue.slots.truncate(*end as usize);
+            queue.slots.truncate(kept);
             queue.lost.retain(|offset| *offset < *end);
         }
         // promise: prefix
@@ -453,7 +506,8 @@ impl Messages {
         for message in self.messages[..below as usize].iter_mut() {
             // A queue that is not in `ends` was not read: its topic may be about to go.
             let read = message.sent.shard == shard && ends.contains_key(&message.sent.queue);
-            if read && message.offset.is_none() && message.fate == Fate::Open {
+            let waits = message.sent.deliver_ms != 0;
+            if read && !waits && message.offset.is_none() && message.fate == Fate::Open {
                 message.fate = Fate::Gone;
             }
         }
@@ -475,7 +529,10 @@ impl Messages {
         let mut last: BTreeMap<u64, u32> = BTreeMap::new();
         for (offset, index) in queue.slots.iter().enumerate().filter_map(|(o, i)| Some((o, (*i)?)))
         {
-            let connection = self.messages[index as usize].sent.connection;
+            let Sent { connection, deliver_ms, .. } = self.messages[index as usize].sent;
+            if deliver_ms != 0 {
+                continue;
+            }
             let before = last.insert(connection, index);
             if before.is_some_and(|before| before > index) {
                 return violation(format!(

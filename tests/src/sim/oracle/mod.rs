@@ -1,6 +1,7 @@
 //! The journal and the judge. It hears of every request when it is delivered and of every answer when it
 //! leaves the shard, which is the earliest moment at which a client may rely on it.
 
+pub mod delayed;
 pub mod groups;
 pub mod messages;
 pub mod retries;
@@ -83,6 +84,7 @@ impl Oracle {
                 pending.floors = queues.iter().map(|q| self.groups.floor(*group, *q)).collect();
             }
             Intent::Delete { topic } => self.topics.deleting(*topic),
+            Intent::Recall { index } => self.messages.recalling(*index),
             _ => {}
         }
     }
@@ -103,6 +105,10 @@ impl Oracle {
             (Intent::Produce { first, count, .. }, Reply::Produced { base, records, position }) => {
                 let (sent, stored) = ((*first, *count), (*base, *records));
                 self.messages.acknowledged(sent, stored, *position, when.0, disk, summary)
+            }
+            (Intent::Recall { index }, _) => {
+                summary.recalled += 1;
+                self.messages.recalled(*index)
             }
             (Intent::Damaged { .. } | Intent::Garbage, _) => {
                 violation(format!("garbage was taken: {:?}, {reply:?}", pending.intent))
@@ -146,10 +152,10 @@ impl Oracle {
                     if told.queue != *key {
                         return violation(format!("asked for {key:?}, told {told:?}"));
                     }
-                    if told.status == Status::Ok {
+                    if told.status == Status::Ok && !self.is_in_doubt(*key) {
                         self.messages.high_watermark(*key, told.max_offset)?;
                         self.groups.offsets(*group, told, *floor)?;
-                    } else {
+                    } else if told.status != Status::Ok {
                         self.queue_refused(*key, told.status)?;
                     }
                 }
@@ -195,6 +201,12 @@ impl Oracle {
         }
     }
 
+    /// Damage may have taken the end of a queue that the auditor does not look at: a group's own.
+    fn is_in_doubt(&self, queue: QueueKey) -> bool {
+        let shard = shard_of_queue(queue.0, queue.1, self.crashes.len() as u16);
+        self.retries.is_damaged(shard) && !self.topics.is_known(queue.0)
+    }
+
     fn queue_refused(&self, queue: QueueKey, status: Status) -> Verdict {
         let gone = matches!(status, Status::UnknownTopic | Status::UnknownQueue);
         if gone && self.topics.must_serve(queue.0) {
@@ -229,7 +241,9 @@ impl Oracle {
             };
         }
         let known = known.and_then(|known| known.get(&got.queue)).copied();
-        self.messages.high_watermark_since(got.queue, got.high_watermark, known)?;
+        if !self.is_in_doubt(got.queue) {
+            self.messages.high_watermark_since(got.queue, got.high_watermark, known)?;
+        }
         let mut next = asked.offset;
         for record in &got.records {
             if record.queue != got.queue || record.offset >= got.high_watermark {
@@ -330,6 +344,7 @@ impl Oracle {
         }
         self.sent_before = self.messages.count();
         self.messages.crashed(now_us, interval_us);
+        self.messages.delayed_crashed(kind);
         self.groups.crashed(kind, now_us, interval_us);
     }
 
@@ -338,7 +353,18 @@ impl Oracle {
         if let Some(kind) = self.crashes[usize::from(shard)].take() {
             self.messages.recovered(shard, kind, ends, &mut self.summary)?;
         }
-        ends.iter().try_for_each(|(queue, end)| self.messages.high_watermark(*queue, *end))
+        // What is due is delivered, and may be seen, after the ends were asked for.
+        let since = self.messages.has_delayed(shard).then_some(0);
+        let told = |(queue, end): (&QueueKey, &u64)| {
+            self.messages.high_watermark_since(*queue, *end, since)
+        };
+        ends.iter().try_for_each(told)
+    }
+
+    /// Everything is due, was read, and nothing failed: whatever was delayed must have come.
+    pub fn all_delivered(&self) -> Verdict {
+        let serves = |topic| self.topics.must_serve(topic) && !self.topics.may_expire(topic);
+        self.messages.all_delivered(serves)
     }
 
     /// All of a shard's queues were read to these ends.

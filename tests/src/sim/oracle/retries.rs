@@ -142,6 +142,11 @@ impl Retries {
         self.damaged.insert(shard);
     }
 
+    /// Whether it is.
+    pub fn is_damaged(&self, shard: u16) -> bool {
+        self.damaged.contains(&shard)
+    }
+
     /// A member got a message and could not process it.
     pub fn begins(&mut self, group: u32, queue: QueueKey, offset: u64) {
         self.unfinished.entry((group, queue)).or_default().insert(offset);

@@ -81,6 +81,11 @@ impl Topics {
         topic.is_some_and(|topic| topic.told && topic.state == TopicState::Live)
     }
 
+    /// Whether the admins made a topic with this id.
+    pub fn is_known(&self, id: u32) -> bool {
+        self.ids.contains_key(&id)
+    }
+
     /// Whether messages of this topic may go from the front.
     pub fn may_expire(&self, id: u32) -> bool {
         self.ids.get(&id).is_some_and(|index| self.all[*index].expires)

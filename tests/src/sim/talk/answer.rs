@@ -75,9 +75,11 @@ pub fn parse(frame: &Frame<'_>, intent: &Intent) -> Verdict<Reply> {
             let answer = table!(admin::ListTopicsAnswer, frame);
             Reply::Topics(answer.topics().into_iter().flatten().map(topic_seen).collect())
         }
-        Intent::Leave { .. } | Intent::Delete { .. } | Intent::Idle | Intent::Garbage => {
-            Reply::Done
-        }
+        Intent::Recall { .. }
+        | Intent::Leave { .. }
+        | Intent::Delete { .. }
+        | Intent::Idle
+        | Intent::Garbage => Reply::Done,
     })
 }
 

@@ -41,6 +41,10 @@ pub enum Intent {
         first: u32,
         count: u32,
     },
+    /// A delayed message of the journal is to be taken back.
+    Recall {
+        index: u32,
+    },
     /// A run that must be refused.
     Damaged {
         first: u32,
@@ -94,6 +98,18 @@ pub enum Intent {
     Idle,
     /// Must not be answered with success.
     Garbage,
+}
+
+/// A delayed message that can be taken back.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Timer {
+    pub index: u32,
+    pub shard: u16,
+    pub queue: QueueKey,
+    pub message_id: [u8; 16],
+    pub due_ms: i64,
+    pub position: u64,
 }
 
 /// A request on its way.

@@ -1,6 +1,6 @@
 //! Requests, as clients of any language build them.
 
-use super::{Entry, Intent, QueueKey, Request, Wanted};
+use super::{Entry, Intent, QueueKey, Request, Timer, Wanted};
 use ringmq_schema::admin::{self, TopicArgs};
 use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{self, MemberId};
@@ -9,6 +9,7 @@ use ringmq_schema::frame::FLAG_ONE_WAY;
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::{self, Flush};
 use ringmq_schema::retry::{RetryLater, RetryLaterArgs};
+use ringmq_schema::timer::{Recall, RecallArgs};
 
 /// Builds requests; correlations are unique in a run.
 #[derive(Default)]
@@ -58,6 +59,23 @@ impl Words {
         })
     }
 
+    /// A delayed message is taken back.
+    pub fn recall(&mut self, timer: &Timer) -> Request {
+        let intent = Intent::Recall { index: timer.index };
+        let id = u128::from_be_bytes(timer.message_id);
+        let args = RecallArgs {
+            topic: timer.queue.0,
+            queue: timer.queue.1,
+            position: timer.position,
+            due_ms: timer.due_ms,
+            id_high: (id >> 64) as u64,
+            id_low: id as u64,
+        };
+        self.request(Opcode::Recall, timer.shard, false, &[], intent, |fbb| {
+            Recall::create(fbb, &args)
+        })
+    }
+
     /// A long poll.
     #[allow(clippy::too_many_arguments)]
     pub fn fetch(
@@ -95,7 +113,7 @@ impl Words {
                 .iter()
                 .map(|tag| {
                     let hashes = Some(fbb.create_vector(&[*tag]));
-                    consume::TagFilter::create(fbb, &consume::TagFilterArgs { hashes })
+                    consume::TagFilter::create(fbb, &consume::TagFilterArgs { hashes, sql: None })
                 })
                 .collect();
             let filters = Some(fbb.create_vector(&filters));

@@ -29,11 +29,15 @@ impl World {
             self.until(self.clock.mono_us() + length_us, |_| false)?;
             self.crash(end);
         }
-        // Everything that was sent back is due in the end.
-        let left_ms = self.oracle.retries.last_due_ms().saturating_sub(self.clock.now().wall_ms);
+        // Everything that was delayed or sent back is due in the end.
+        let wall_ms = self.clock.now().wall_ms;
+        let last_ms = self.oracle.messages.last_due_ms().max(self.oracle.retries.last_due_ms());
+        let left_ms = last_ms.saturating_sub(wall_ms);
         self.clock.jump(left_ms.max(0));
         self.begin(self.calm())?;
         self.settle()?;
+        // Time for a flush.
+        self.until(self.clock.mono_us() + 1_000_000, |_| false)?;
         let kind = self.end()?;
         self.crash(kind);
         self.begin(self.calm())?;
@@ -44,6 +48,7 @@ impl World {
                 self.auditor().describe()
             ));
         }
+        self.oracle.all_delivered()?;
         Ok(self.oracle.summary)
     }
 
@@ -165,6 +170,12 @@ impl World {
         }
         if !auditor.is_done() || !auditor.has_probed(&queues) {
             return Some(format!("the auditor: {}", auditor.describe()));
+        }
+        for (shard, slot) in self.shards.iter().enumerate() {
+            let pending = slot.core.as_ref().map_or(0, |core| core.figures().timers_pending);
+            if pending > 0 {
+                return Some(format!("{pending} delayed messages wait on shard {shard}"));
+            }
         }
         for client in &self.clients {
             let Client::Member(member) = client else { continue };

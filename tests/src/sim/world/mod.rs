@@ -260,6 +260,7 @@ impl World {
         let mut context = Context {
             client,
             now_us: self.clock.mono_us(),
+            wall_ms: self.clock.now().wall_ms,
             phase: self.phase,
             careless: self.planted.is_careless(),
             listed,

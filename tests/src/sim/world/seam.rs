@@ -15,7 +15,9 @@ use std::rc::Rc;
 impl World {
     /// One step of a shard, and what follows from it.
     pub(super) fn feed(&mut self, shard: u16, input: Input<'_, SimBlock>) -> Verdict {
-        let now = self.clock.now();
+        let mut now = self.clock.now();
+        self.oracle.messages.wall_reached(now.wall_ms);
+        now.wall_ms += self.planted.hastens();
         let gathers = self.plan.batched && matches!(input, Input::Request { .. });
         let slot = &mut self.shards[usize::from(shard)];
         let Some(core) = slot.core.as_mut() else { return Ok(()) };
@@ -216,6 +218,7 @@ impl World {
                 let mut bytes = read.expect("reads bring bytes");
                 let slot = &self.shards[usize::from(shard)];
                 self.planted.reads(&slot.disk, position, &mut bytes);
+                self.planted.reads_timer(number, &mut bytes);
                 let block = Rc::new(SimBlock::holding(bytes));
                 self.feed(shard, Input::Read { read: number, result: Ok(block) })
             }

@@ -7,6 +7,7 @@
 //! - what is wrong with a queue is said beside the records of the others, from wherever these come (promise:
 //!   isolation).
 
+mod filter;
 mod gather;
 mod look;
 mod parked;
@@ -20,6 +21,7 @@ use super::offsets::{check_count, nothing};
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::peer::{QueueId, member_of};
 use crate::seam::{Action, Memory, Now, Outbox};
+use filter::Filter;
 use gather::{Gathered, Source};
 use look::Cold;
 use parked::{Parked, Wanted};
@@ -33,11 +35,14 @@ use std::ops::Range;
 const FILTERS_MAX: usize = 1024;
 /// See [`FILTERS_MAX`].
 const TAGS_MAX: usize = 64;
-/// Most records that a filter leaves out in one step, so that no consumer stops the others.
-const SKIPPED_MAX: u32 = 50_000;
 /// A fetch for which so many reads failed is answered: each may have taken the disk long. Who asks again has
 /// another queue's turn first.
 const FAILURES_MAX: u32 = 8;
+/// Most bytes of expressions in one fetch: some must be parsed.
+const EXPRESSION_BYTES_MAX: usize = 64 << 10;
+/// Most work of filters for one fetch before it is answered with where they stopped, so that no consumer stops the
+/// others: so many records whose tags are not wanted. See `filter` for what else costs how much.
+const WORK_MAX: u32 = 50_000;
 /// Most fetches waiting on one queue.
 const FETCHES_PER_QUEUE_MAX: usize = 1024;
 
@@ -74,15 +79,7 @@ impl<M: Memory> Shard<M> {
         parked.min_bytes = u64::from(request.min_bytes()).clamp(1, parked.max_bytes.max(1));
         parked.max_records = request.max_records().max(1);
         parked.checked = request.checked();
-        let filters = request.filters().unwrap_or_default();
-        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
-        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
-            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
-            return Err(refuse(Status::TooMany, text));
-        }
-        for filter in filters {
-            parked.filters.push(filter.hashes().unwrap_or_default().iter().collect());
-        }
+        self.read_filters(&request, &mut parked.filters)?;
         for queue in queues {
             let id = QueueId { topic: queue.topic(), queue: queue.queue() };
             if usize::from(queue.filter()) > parked.filters.len() {
@@ -106,6 +103,7 @@ impl<M: Memory> Shard<M> {
                 offset: queue.offset(),
                 generation: queue.generation(),
                 filter: queue.filter(),
+                known: None,
                 failed: false,
                 at_fault: false,
             });
@@ -113,6 +111,33 @@ impl<M: Memory> Shard<M> {
         let fetch = self.fetches.next;
         self.fetches.next += 1;
         self.serve(fetch, parked, wait_us == 0, out);
+        Ok(())
+    }
+
+    fn read_filters(&mut self, request: &Fetch<'_>, into: &mut Vec<Filter>) -> Handled {
+        let filters = request.filters().unwrap_or_default();
+        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
+        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
+            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
+            return Err(refuse(Status::TooMany, text));
+        }
+        let bytes: usize = filters.iter().map(|f| f.sql().map_or(0, str::len)).sum();
+        if bytes > EXPRESSION_BYTES_MAX {
+            let text = format!(
+                "the filters of a fetch have {bytes} bytes, at most {EXPRESSION_BYTES_MAX} are allowed"
+            );
+            return Err(refuse(Status::TooMany, text));
+        }
+        for filter in filters {
+            into.push(match (filter.sql(), filter.hashes()) {
+                (None, tags) => Filter::Tags(tags.unwrap_or_default().iter().collect()),
+                (Some(text), None) => Filter::Sql(self.fetches.programs.get(text)?),
+                (Some(_), Some(_)) => {
+                    let text = "a filter is by tags or by an expression, not both";
+                    return Err(refuse(Status::BadRequest, text));
+                }
+            });
+        }
         Ok(())
     }
 
@@ -146,9 +171,10 @@ impl<M: Memory> Shard<M> {
             }
         }
         let (slices, faults) = (out.slices.len(), fetched.len());
-        let gathered = self.gather(&parked, rotation, &Source::Tail, slices, &mut fetched, out);
-        let Gathered { bytes, cut_short, told } = gathered;
+        let gathered = self.gather(&mut parked, rotation, &Source::Tail, slices, &mut fetched, out);
+        let Gathered { bytes, cut_short, told, .. } = gathered;
         if bytes >= parked.min_bytes || faults > 0 || cut_short || told || expired {
+            self.figures.sql_left_out += gathered.left_out;
             self.answer_fetch(&parked, bytes, slices, &fetched, out);
             self.forget(fetch, parked);
         } else {

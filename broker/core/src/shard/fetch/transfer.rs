@@ -16,7 +16,7 @@ use super::parked::{Parked, Reading, Wanted};
 use crate::index::{Entry, OrderRow, PLACE_BYTES, Section, row};
 use crate::log::Segment;
 use crate::queue::Place;
-use crate::seam::{Action, Memory, Outbox};
+use crate::seam::{Action, BLOCK_BYTES, Memory, Outbox};
 use ringmq_schema::consume::FetchedQueue;
 use ringmq_schema::error::Status;
 use std::collections::BTreeSet;
@@ -127,7 +127,9 @@ impl<M: Memory> Shard<M> {
                 let position = segment.base + u64::from(row.place) * PLACE_BYTES;
                 let begin = *start.get_or_insert(position);
                 let behind = position + u64::from(row.bytes);
-                let is_next = members[at].row <= number && position >= end;
+                // Where the index was made again after a hole was punched, nothing else says that it is there.
+                let crosses_hole = end > 0 && self.has_hole(end, position);
+                let is_next = members[at].row <= number && position >= end && !crosses_hole;
                 if !is_next
                     || behind > segment.end()
                     || records >= parked.max_records
@@ -150,6 +152,13 @@ impl<M: Memory> Shard<M> {
         }
         let counts = members.iter().filter(|m| m.count > 0).map(|m| (m.wanted, m.count)).collect();
         Walked::Run(Run { position: start, bytes: bytes as u32, counts })
+    }
+
+    /// Whether whole blocks between two records were given back.
+    fn has_hole(&self, from: u64, to: u64) -> bool {
+        let block = BLOCK_BYTES as u64;
+        let mut blocks = (from.next_multiple_of(block)..to).step_by(BLOCK_BYTES);
+        blocks.any(|at| self.punching.holes.contain(at))
     }
 
     /// Answers a fetch with a run from the file, beside what is said of queues at fault.

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 const GAP_BYTES: u64 = 32 << 10;
 /// Most bytes of one read.
 const READ_BYTES: u64 = 1 << 20;
-/// So often a record is read before it is given up.
-pub(super) const TRIES: u8 = 3;
+/// So often a record is read before it is given up: for some seconds, while those behind it wait.
+pub(super) const TRIES: u8 = 20;
 
 /// See the module.
 #[derive(Debug, Default)]
