@@ -283,7 +283,10 @@ impl Messages {
         let queue = self.queues.entry(message.sent.queue).or_default();
         // promise: fifo
         if queue.lost.contains(&offset) && queue.slots.get(offset as usize) != Some(&Some(index)) {
-            return violation(format!("message {index} has {offset}, which was told to be lost"));
+            let message = &self.messages[index as usize];
+            return violation(format!(
+                "message {index} has {offset}, which was told to be lost: {message:?}"
+            ));
         }
         let slots = &mut queue.slots;
         let at = offset as usize;
@@ -466,7 +469,10 @@ impl Messages {
                     continue;
                 }
                 if (offset as u64) < *end {
-                    last_left = last_left.max(at);
+                    // A delayed one may have been delivered since.
+                    if message.sent.deliver_ms == 0 {
+                        last_left = last_left.max(at);
+                    }
                     // Recovery makes durable what it found before anybody sees it.
                     message.sure = true;
                     continue;
