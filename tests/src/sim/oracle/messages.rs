@@ -459,7 +459,11 @@ impl Messages {
                 let has_rot = self.rotten.contains_key(&shard);
                 // Doubt stays until somebody sees it.
                 let in_doubt = message.doubtful && !message.sure || !message.must_survive(kind);
-                if (offset as u64) < *end && in_doubt && grows {
+                if (offset as u64) < *end
+                    && in_doubt
+                    && grows
+                    && !queue.lost.contains(&(offset as u64))
+                {
                     (message.fate, message.offset, message.position) = (Fate::Open, None, None);
                     *slot = None;
                     continue;
