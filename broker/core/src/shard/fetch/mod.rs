@@ -10,9 +10,11 @@
 mod gather;
 mod look;
 mod parked;
+mod single;
 mod transfer;
 mod windows;
 
+pub(super) use gather::is_record;
 pub(super) use parked::Fetches;
 pub(super) use windows::Windows;
 
