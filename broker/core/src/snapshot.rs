@@ -42,12 +42,24 @@ pub(crate) struct QueueState {
 /// One thing that a slice says.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Item {
-    Begin { before: u64 },
-    Registry { version: u64, last_topic: u32, last_group: u32 },
+    Begin {
+        before: u64,
+    },
+    Registry {
+        version: u64,
+        last_topic: u32,
+        last_group: u32,
+    },
     Change(RegistryChange),
-    Offset { group: u32, queue: QueueId, progress: Progress },
+    Offset {
+        group: u32,
+        queue: QueueId,
+        progress: Progress,
+    },
     Queue(QueueState),
-    End { begin: u64 },
+    End {
+        begin: u64,
+    },
     Hole(Hole),
     /// A delayed message that was taken back.
     Recalled(Key),
@@ -59,6 +71,8 @@ pub(crate) enum Item {
     Behind(Key, u32),
     /// What a group has popped from a queue.
     Pop(u32, QueueId, Op),
+    /// The time of that.
+    PopTime(i64),
 }
 
 /// A slice that is being filled.
@@ -204,7 +218,8 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
         }
         30 => {
             let ops = reader.take(reader.0.len())?;
-            pop::read(ops, |group, queue, op| visit(Item::Pop(group, queue, op)))?;
+            let at_ms = pop::read(ops, |group, queue, op| visit(Item::Pop(group, queue, op)))?;
+            visit(Item::PopTime(at_ms));
         }
         3..=5 | 20 | 22 => {
             while !reader.0.is_empty() {

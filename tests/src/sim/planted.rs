@@ -4,7 +4,7 @@
 use crate::sim::Summary;
 use crate::sim::disk::{Disk, Op};
 use crate::sim::random::Random;
-use crate::sim::talk::{Intent, QueueKey, Reply};
+use crate::sim::talk::{Intent, PoppedOne, QueueKey, Received, Reply};
 use ringmq_core::peer::PeerMessage;
 use ringmq_schema::error::Status;
 use std::collections::BTreeMap;
@@ -60,6 +60,10 @@ pub enum Bug {
     PunchTooFar,
     /// A transfer sends another place of the log.
     TransferElsewhere,
+    /// An acknowledgement counts after its time was over and somebody else has the message.
+    OldReceiptAccepted,
+    /// A message that somebody has is handed out again.
+    PoppedTwice,
     /// As `IndexElsewhere`, now and then only.
     IndexSometimesElsewhere,
     /// An index that was reported as written is gone after a restart.
@@ -95,6 +99,8 @@ impl Bug {
         Bug::RetiredUnasked,
         Bug::PunchTooFar,
         Bug::TransferElsewhere,
+        Bug::OldReceiptAccepted,
+        Bug::PoppedTwice,
     ];
 
     /// Those that must do no harm: derived files and space, of which nothing is ever answered from memory of
@@ -122,12 +128,13 @@ pub struct Planted {
     bug: Option<Bug>,
     random: Random,
     last_base: BTreeMap<QueueKey, u64>,
+    last_popped: Vec<(PoppedOne, Received)>,
 }
 
 impl Planted {
     /// See [`Bug`].
     pub fn new(bug: Option<Bug>, random: Random) -> Planted {
-        Planted { bug, random, last_base: BTreeMap::new() }
+        Planted { bug, random, last_base: BTreeMap::new(), last_popped: Vec::new() }
     }
 
     fn strikes(&mut self, bug: Bug, one_in: u64) -> bool {
@@ -268,6 +275,19 @@ impl Planted {
                     if self.strikes(Bug::FenceHidden, 1) {
                         *status = Status::Ok;
                     }
+                }
+            }
+            (Intent::Ack { .. }, Reply::Acked(statuses)) => {
+                for status in statuses.iter_mut().filter(|s| **s == Status::BadReceipt) {
+                    if self.strikes(Bug::OldReceiptAccepted, 1) {
+                        *status = Status::Ok;
+                    }
+                }
+            }
+            (Intent::Pop(_), Reply::Popped(popped)) => {
+                let last = std::mem::replace(&mut self.last_popped, popped.clone());
+                if let Some(again) = last.first().filter(|_| self.strikes(Bug::PoppedTwice, 4)) {
+                    popped.push(*again);
                 }
             }
             (Intent::List, Reply::Topics(topics)) if self.strikes(Bug::TopicHidden, 2) => {

@@ -223,7 +223,9 @@ impl Header {
     }
 
     /// Lays the sections out by the rows they have.
-    pub(super) fn lay_out(rows: [u32; Section::ALL.len()]) -> Option<([Extent; Section::ALL.len()], u32)> {
+    pub(super) fn lay_out(
+        rows: [u32; Section::ALL.len()],
+    ) -> Option<([Extent; Section::ALL.len()], u32)> {
         let mut page = 1_u32;
         let mut sections = [Extent::default(); Section::ALL.len()];
         for (section, rows) in Section::ALL.into_iter().zip(rows) {

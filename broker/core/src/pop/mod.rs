@@ -6,19 +6,22 @@
 //! Invariants:
 //! - an offset below `next` is in flight, or done for ever;
 //! - of a lane (the message group of a FIFO topic) only the first that is in flight was handed out: the others wait;
-//! - nonces grow: a receipt of an earlier hand-out never fits a later one.
+//! - nonces grow: a receipt of an earlier hand-out never fits a later one;
+//! - time only goes on, whatever the wall clock does, also from one start to the next: nothing comes back early because
+//!   the clock was set, and nothing stays away.
 
 mod ops;
 
 pub(crate) use ops::{Op, OpWriter, read};
 
 use crate::peer::QueueId;
+use crate::seam::Now;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A message that is not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flight {
-    /// Nobody else gets it until then, ms since epoch.
+    /// Nobody else gets it until then, by [`Pops::now_ms`].
     pub(crate) until_ms: i64,
     /// Of the last hand-out; 0: it was never handed out.
     pub(crate) nonce: u64,
@@ -149,6 +152,11 @@ pub(crate) struct Pops {
     /// Of the last hand-out.
     nonce: u64,
     in_flight: usize,
+    /// The last time that the log knows.
+    clock_ms: i64,
+    /// When the shard was opened, and the time that it was then.
+    opened_us: u64,
+    opened_ms: i64,
 }
 
 /// Nonces of an epoch begin at its number times this: what a power loss takes back is never given again. 2^40 hand-outs
@@ -157,8 +165,20 @@ const NONCES_BITS: u32 = 40;
 
 impl Pops {
     /// The shard serves in this epoch.
-    pub(crate) fn open(&mut self, epoch: u32) {
+    pub(crate) fn open(&mut self, epoch: u32, now: Now) {
         self.nonce = u64::from(epoch) << NONCES_BITS;
+        self.opened_us = now.mono_us;
+        self.opened_ms = now.wall_ms.max(self.clock_ms);
+    }
+
+    /// The time, ms since epoch: that of the wall clock when the shard was opened, and going on from there.
+    pub(crate) fn now_ms(&self, now: Now) -> i64 {
+        self.opened_ms + ((now.mono_us - self.opened_us) / 1000) as i64
+    }
+
+    /// The log says that it was this late.
+    pub(crate) fn was(&mut self, at_ms: i64) {
+        self.clock_ms = self.clock_ms.max(at_ms);
     }
 
     /// For a hand-out.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! u8 version, then
+//! 7 Time   i64 when it was written
 //! 1 Queue  u32 group, u32 topic, u32 queue: what follows is about it
 //! 2 Begin  u64 next: the group begins here, or was set back; nothing is in flight
 //! 3 Next   u64 next: below it is nothing new
@@ -50,12 +51,14 @@ pub(crate) struct OpWriter {
 }
 
 impl OpWriter {
-    pub(crate) fn new(group: u32) -> OpWriter {
-        OpWriter { bytes: vec![VERSION], group, queue: None, run: None }
+    pub(crate) fn new(group: u32, now_ms: i64) -> OpWriter {
+        let mut bytes = vec![VERSION, 7];
+        bytes.extend_from_slice(&now_ms.to_le_bytes());
+        OpWriter { bytes, group, queue: None, run: None }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.run.is_none() && self.bytes.len() == 1
+        self.queue.is_none()
     }
 
     /// Another group comes next.
@@ -144,18 +147,23 @@ impl OpWriter {
     }
 }
 
-/// Reads what an [`OpWriter`] wrote, handing on change by change; `None` when it does not parse.
-pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(u32, QueueId, Op)) -> Option<()> {
+/// Reads what an [`OpWriter`] wrote, handing on change by change; returns when it was written, `None` when it does not
+/// parse.
+pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(u32, QueueId, Op)) -> Option<i64> {
     let mut reader = Reader(payload);
     if reader.u8()? != VERSION {
         return None;
     }
-    let mut about = None;
+    let (mut about, mut written_ms) = (None, i64::MIN);
     while !reader.0.is_empty() {
         let tag = reader.u8()?;
         if tag == 1 {
             let group = reader.u32()?;
             about = Some((group, QueueId { topic: reader.u32()?, queue: reader.u32()? }));
+            continue;
+        }
+        if tag == 7 {
+            written_ms = reader.u64()? as i64;
             continue;
         }
         let (group, queue) = about?;
@@ -185,7 +193,7 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(u32, QueueId, Op)) -> O
             _ => return None,
         }
     }
-    Some(())
+    Some(written_ms)
 }
 
 fn read_flight(reader: &mut Reader<'_>) -> Option<Flight> {

@@ -44,7 +44,7 @@ fn random_operations_come_out_as_in_a_naive_model() {
         let (mut flights, mut model) = (Flights::default(), Model::default());
         let mut logged: Vec<u8> = Vec::new();
         let mut replayed = Pops::default();
-        let mut ops = OpWriter::new(7);
+        let mut ops = OpWriter::new(7, 0);
         for step in 0..400 {
             let now_ms = step * 10;
             let lane = if seed % 2 == 0 { 0 } else { random.below(4) };
@@ -90,7 +90,7 @@ fn random_operations_come_out_as_in_a_naive_model() {
             let earliest = model.expired(i64::MAX).first().map(|(_, flight)| flight.until_ms);
             assert_eq!(flights.earliest_ms(), earliest, "{context}");
             if step % 37 == 0 {
-                logged = std::mem::replace(&mut ops, OpWriter::new(7)).finish();
+                logged = std::mem::replace(&mut ops, OpWriter::new(7, 0)).finish();
                 // Twice: what a record says is what is.
                 for _ in 0..2 {
                     let replay = |group, queue, op| replayed.apply(group, queue, op);
@@ -110,7 +110,7 @@ fn random_operations_come_out_as_in_a_naive_model() {
 #[test]
 fn an_old_receipt_does_not_count() {
     let mut pops = Pops::default();
-    pops.open(5);
+    pops.open(5, Now::default());
     let mut flights = Flights::default();
     let out = |nonce, attempt| Op::Out {
         offset: 4,
@@ -124,7 +124,7 @@ fn an_old_receipt_does_not_count() {
     assert!(flights.of_receipt(4, second).is_some());
     flights.apply(Op::Done { offset: 4 });
     assert!(flights.of_receipt(4, second).is_none());
-    pops.open(6);
+    pops.open(6, Now::default());
     assert!(pops.new_nonce() > second, "whatever a power loss took back");
 }
 
@@ -145,4 +145,16 @@ fn of_a_lane_only_the_first_comes_out() {
     flights.apply(Op::Done { offset: 2 });
     assert!(!flights.is_taken(9));
     assert_eq!((flights.done(), flights.len()), (3, 0));
+}
+
+#[test]
+fn time_goes_on_whatever_the_wall_clock_does() {
+    let mut pops = Pops::default();
+    let now = |mono_ms: u64, wall_ms| Now { mono_us: mono_ms * 1000, wall_ms };
+    pops.was(5_000);
+    pops.open(1, now(10, 4_000));
+    assert_eq!(pops.now_ms(now(10, 4_000)), 5_000, "the clock was set back while it was down");
+    assert_eq!(pops.now_ms(now(30, 1_000_000)), 5_020);
+    pops.open(2, now(0, 7_000));
+    assert_eq!(pops.now_ms(now(1, -1)), 7_001);
 }

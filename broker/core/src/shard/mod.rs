@@ -213,8 +213,14 @@ impl<M: Memory> Shard<M> {
         let snapshot = self.snapshots.is_under_way().then_some(0);
         let mending = self.mending.next_wake();
         let timers = self.timers.next_wake();
-        let pops = self.poppers.next_wake(self.last_step);
-        let own = sealing.into_iter().chain(pops).chain(mending).chain(snapshot).chain(lookups).chain(timers);
+        let pops = self.poppers.next_wake(self.last_step, self.pops.now_ms(self.last_step));
+        let own = sealing
+            .into_iter()
+            .chain(pops)
+            .chain(mending)
+            .chain(snapshot)
+            .chain(lookups)
+            .chain(timers);
         log.into_iter().chain(fetches).chain(groups).chain(own).min()
     }
 
@@ -468,7 +474,12 @@ impl<M: Memory> Shard<M> {
         });
         self.answer_waiting(now, out);
         self.reconcile_groups(now, out);
+        let appended = self.log.appended();
         self.wake_fetches(woken, now, out);
+        if self.log.appended() != appended {
+            // Pops were served: no other input need follow that hands their records to the device.
+            self.log.pump(now, out);
+        }
         self.step_timers(now, out);
         self.step_sealing(now, out);
         self.step_snapshot(now, out);

@@ -92,11 +92,12 @@ impl<M: Memory> Shard<M> {
         let Tables { mut queues, registry, offsets, rows, touched, topics, indexes, holes, .. } =
             tables;
         let mut pops = tables.pops;
-        pops.open(epoch);
+        pops.open(epoch, now);
         for (number, pages) in indexes {
             segments[number as usize].index = Some(pages);
         }
-        let indexed = segments.iter().filter_map(|segment| segment.index.map(|i| (segment.base, i)));
+        let indexed =
+            segments.iter().filter_map(|segment| segment.index.map(|i| (segment.base, i)));
         let timers = Timers::open(tables.timers, tables.timer_rows, indexed);
         // Recovery made all of it durable before a consumer can see it.
         queues.show_all();

@@ -233,6 +233,7 @@ impl Tables {
             Item::Pop(group, queue, _)
                 if gone_groups.contains(&group) || gone_topics.contains(&queue.topic) => {}
             Item::Pop(group, queue, op) => pops.apply(group, queue, op),
+            Item::PopTime(at_ms) => pops.was(at_ms),
             Item::Offset { group, queue, progress } => offsets.restore(group, queue, progress),
             Item::Queue(state) if gone_topics.contains(&state.id.topic) => {}
             Item::Queue(state) => {
@@ -282,6 +283,7 @@ impl Tables {
                         pops.apply(group, queue, op);
                     }
                 })
+                .map(|at_ms| pops.was(at_ms))
                 .ok_or("a record of popped messages does not parse")
             }
             Kind::Timer => {

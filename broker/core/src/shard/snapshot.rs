@@ -190,7 +190,7 @@ impl<M: Memory> Shard<M> {
                 }
                 (slice, next)
             }
-            Next::Pops(first, behind) => self.pop_slice(first, behind),
+            Next::Pops(first, behind) => self.pop_slice(first, behind, now),
             Next::End => {
                 let begin = self.snapshots.begin;
                 let end = self.append_slice(&Slice::end(begin), now, out);
@@ -205,8 +205,8 @@ impl<M: Memory> Shard<M> {
         self.snapshots.next = next;
     }
 
-    fn pop_slice(&self, first: (u32, QueueId), mut behind: Option<u64>) -> (Slice, Next) {
-        let mut ops = OpWriter::new(first.0);
+    fn pop_slice(&self, first: (u32, QueueId), mut behind: Option<u64>, now: Now) -> (Slice, Next) {
+        let mut ops = OpWriter::new(first.0, self.pops.now_ms(now));
         for (group, queue, flights) in self.pops.from(first) {
             ops.set_group(group);
             let behind = behind.take().filter(|_| (group, queue) == first);

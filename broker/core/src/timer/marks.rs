@@ -132,8 +132,7 @@ impl Marks {
         self.moved.retain(|base, _| *base >= start);
         self.behind.retain(|key, _| key.position >= start);
         let Marks { fired, behind, recalled, .. } = self;
-        recalled
-            .retain(|key| key.position >= start && (*key > *fired || behind.contains_key(key)));
+        recalled.retain(|key| key.position >= start && (*key > *fired || behind.contains_key(key)));
     }
 }
 

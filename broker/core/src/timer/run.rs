@@ -5,7 +5,9 @@
 //! - what is not known yet is not below `floor`: nobody overtakes a page that is still to come.
 
 use super::Key;
-use crate::index::{FoundTime, PLACE_BYTES, Pages, Section, TimerRow, TimerSearch, check_page, row};
+use crate::index::{
+    FoundTime, PLACE_BYTES, Pages, Section, TimerRow, TimerSearch, check_page, row,
+};
 
 /// So many rows before a page ends the next is asked for.
 const AHEAD_ROWS: u32 = 64;

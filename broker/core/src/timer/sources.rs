@@ -74,7 +74,9 @@ pub(crate) struct Pulled {
 impl Source {
     fn next(&self) -> Next {
         if let Some(memory) = &self.memory {
-            return memory.first_key_value().map_or(Next::End, |(key, bytes)| Next::Is(*key, *bytes));
+            return memory
+                .first_key_value()
+                .map_or(Next::End, |(key, bytes)| Next::Is(*key, *bytes));
         }
         self.run.as_ref().map_or(Next::End, Run::next)
     }

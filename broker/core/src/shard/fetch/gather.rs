@@ -143,7 +143,12 @@ impl<M: Memory> Shard<M> {
 }
 
 /// The bytes of a record in a block that was read from `start` on, if they are all there.
-pub(super) fn cut<B: Block>(start: u64, block: &Rc<B>, position: u64, bytes: u32) -> Option<Slice<B>> {
+pub(super) fn cut<B: Block>(
+    start: u64,
+    block: &Rc<B>,
+    position: u64,
+    bytes: u32,
+) -> Option<Slice<B>> {
     let from = position.checked_sub(start)?;
     let end = from + u64::from(bytes);
     (end <= block.bytes().len() as u64)

@@ -39,7 +39,8 @@ pub(super) struct Collected<B> {
 pub(super) struct Taking<'a, B> {
     pub(super) parked: &'a mut Parked<B>,
     pub(super) ops: &'a mut OpWriter,
-    pub(super) now: Now,
+    /// By [`crate::pop::Pops::now_ms`].
+    pub(super) now_ms: i64,
     pub(super) is_fifo: bool,
     nonce: u64,
     bytes: u64,
@@ -105,7 +106,7 @@ impl<M: Memory> Shard<M> {
         let mut taking = Taking {
             parked,
             ops,
-            now,
+            now_ms: self.pops.now_ms(now),
             is_fifo,
             nonce,
             bytes: 0,
@@ -140,7 +141,7 @@ impl<M: Memory> Shard<M> {
         let (group, id) = (taking.parked.group, taking.wanted(at).id);
         loop {
             let Some(flights) = self.pops.get(group, id) else { return false };
-            let expired = flights.expired(taking.now.wall_ms).take(taking.room());
+            let expired = flights.expired(taking.now_ms).take(taking.room());
             let expired: Vec<(u64, Flight)> = expired.collect();
             if expired.is_empty() {
                 return true;
@@ -180,7 +181,7 @@ impl<M: Memory> Shard<M> {
         if taking.room() == 0 || !taking.fits(&slice) {
             return false;
         }
-        let until_ms = taking.now.wall_ms.saturating_add(taking.parked.invisible_ms);
+        let until_ms = taking.now_ms.saturating_add(taking.parked.invisible_ms);
         let (nonce, attempt) = (taking.nonce, flight.attempt.saturating_add(1));
         let flight = Flight { until_ms, nonce, attempt, lane: flight.lane };
         self.figures.popped_again += u64::from(attempt > 1);

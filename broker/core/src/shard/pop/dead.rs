@@ -32,7 +32,7 @@ impl<M: Memory> Shard<M> {
         } else {
             self.figures.popped_kept_back += 1;
             // The nonce of the last hand-out goes with it: its time is over.
-            let until_ms = taking.now.wall_ms.saturating_add(KEPT_BACK_MS);
+            let until_ms = taking.now_ms.saturating_add(KEPT_BACK_MS);
             let nonce = self.pops.new_nonce();
             Op::Out { offset, flight: Flight { until_ms, nonce, ..flight } }
         };

@@ -85,7 +85,8 @@ impl<M: Memory> Shard<M> {
         }
         let tags: Vec<u32> = request.tags().into_iter().flatten().collect();
         if tags.len() > TAGS_MAX {
-            let text = format!("the filter has {} tags, at most {TAGS_MAX} are allowed", tags.len());
+            let text =
+                format!("the filter has {} tags, at most {TAGS_MAX} are allowed", tags.len());
             return Err(refuse(Status::TooMany, text));
         }
         let mut queues = Vec::new();
@@ -146,7 +147,7 @@ impl<M: Memory> Shard<M> {
             self.end_pop(pop, parked);
             return self.refuse(asker, &refused, out);
         }
-        let mut ops = OpWriter::new(parked.group);
+        let mut ops = OpWriter::new(parked.group, self.pops.now_ms(now));
         self.begin_queues(&parked, &mut ops);
         let Collected { records, slices, need, is_cut_short } =
             self.collect(&mut parked, &mut ops, now, out);

@@ -78,10 +78,10 @@ impl<B> Poppers<B> {
         self.next | POP_BIT
     }
 
-    /// When something is due, in `Now::mono_us`; `now` is the time of the last step.
-    pub(in crate::shard) fn next_wake(&self, now: Now) -> Option<u64> {
+    /// When something is due, in `Now::mono_us`; `now` is the time of the last step, and `now_ms` the same for pops.
+    pub(in crate::shard) fn next_wake(&self, now: Now, now_ms: i64) -> Option<u64> {
         let at = |ms: i64| {
-            let left = ms.saturating_sub(now.wall_ms).clamp(0, 3_600_000);
+            let left = ms.saturating_sub(now_ms).clamp(0, 3_600_000);
             now.mono_us + left as u64 * 1000
         };
         let due = self.due.first().map(|(due, _)| *due);
@@ -103,6 +103,7 @@ impl<M: Memory> Shard<M> {
         parked.rounds = 0;
         parked.alone = false;
         parked.block = None;
+        let now_ms = self.pops.now_ms(self.last_step);
         for wanted in &mut parked.queues {
             wanted.failed = false;
             let waiting = &mut self.queues.at_mut(wanted.slot).waiting;
@@ -112,7 +113,6 @@ impl<M: Memory> Shard<M> {
             let flights = self.pops.get(parked.group, wanted.id);
             if let Some(until_ms) = flights.and_then(crate::pop::Flights::earliest_ms) {
                 // What is due already and was not handed out waits for the disk, or for room.
-                let now_ms = self.last_step.wall_ms;
                 let is_over = until_ms <= now_ms;
                 let alarm_ms = if is_over { now_ms + ALARM_PAUSE_MS } else { until_ms };
                 self.poppers.comes_back(alarm_ms);
@@ -152,7 +152,8 @@ impl<M: Memory> Shard<M> {
             self.poppers.due.pop_first();
             self.serve_parked_pop(pop, now, out);
         }
-        if self.poppers.alarm_ms.is_none_or(|alarm| alarm > now.wall_ms) {
+        let now_ms = self.pops.now_ms(now);
+        if self.poppers.alarm_ms.is_none_or(|alarm| alarm > now_ms) {
             return;
         }
         self.poppers.alarm_ms = None;
@@ -160,7 +161,7 @@ impl<M: Memory> Shard<M> {
             let Some(parked) = self.poppers.parked.get(&pop) else { continue };
             let earliest = |wanted: &Wanted| self.pops.get(parked.group, wanted.id)?.earliest_ms();
             match parked.queues.iter().filter_map(earliest).min() {
-                Some(until_ms) if until_ms <= now.wall_ms => self.serve_parked_pop(pop, now, out),
+                Some(until_ms) if until_ms <= now_ms => self.serve_parked_pop(pop, now, out),
                 Some(until_ms) => self.poppers.comes_back(until_ms),
                 None => {}
             }
@@ -208,6 +209,7 @@ impl<M: Memory> Shard<M> {
             parked.queues[at].failed = true;
         }
         self.serve_pop(pop, parked, now, out);
+        self.log.pump(now, out);
     }
 
     /// A part of the log that a pop waits for is there, or cannot be read.
@@ -233,5 +235,6 @@ impl<M: Memory> Shard<M> {
             (Err(_), None) => {}
         }
         self.serve_pop(pop, parked, now, out);
+        self.log.pump(now, out);
     }
 }

@@ -30,7 +30,7 @@ impl<M: Memory> Shard<M> {
         let group = request.group();
         let receipts = request.receipts().unwrap_or_default();
         self.check_receipts(group, receipts.len())?;
-        let mut ops = OpWriter::new(group);
+        let mut ops = OpWriter::new(group, self.pops.now_ms(now));
         let mut statuses = Vec::with_capacity(receipts.len());
         for receipt in receipts {
             let id = QueueId { topic: receipt.topic(), queue: receipt.queue() };
@@ -72,9 +72,9 @@ impl<M: Memory> Shard<M> {
             );
             return Err(refuse(Status::BadRequest, text));
         }
-        let until_ms = now.wall_ms.saturating_add(i64::from(request.invisible_ms()));
+        let until_ms = self.pops.now_ms(now).saturating_add(i64::from(request.invisible_ms()));
         let nonce = self.pops.new_nonce();
-        let mut ops = OpWriter::new(group);
+        let mut ops = OpWriter::new(group, self.pops.now_ms(now));
         let mut changed = Vec::with_capacity(receipts.len());
         for receipt in receipts {
             let id = QueueId { topic: receipt.topic(), queue: receipt.queue() };
@@ -109,7 +109,7 @@ impl<M: Memory> Shard<M> {
         if self.pops.get(group, id).is_none() {
             return;
         }
-        let mut ops = OpWriter::new(group);
+        let mut ops = OpWriter::new(group, self.pops.now_ms(now));
         let op = Op::Begin { next };
         self.pops.apply(group, id, op);
         ops.add(id, op);

@@ -103,7 +103,12 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Asks for the records of a batch that are not in memory.
-    pub(super) fn read_timer_records(&mut self, whose: Whose, now: Now, out: &mut Outbox<M::Block>) {
+    pub(super) fn read_timer_records(
+        &mut self,
+        whose: Whose,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
         let log = &self.log;
         let again = whose != Whose::Delivery
             || self.timers.retry_us.take_if(|due| *due <= now.mono_us).is_some();
