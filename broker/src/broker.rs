@@ -219,7 +219,10 @@ impl BrokerHandle {
                 bail!("{}", self.state.control.unready().unwrap_or_default());
             }
             if begun.elapsed() > READY_PATIENCE {
-                bail!("the shards were not ready within {} s", READY_PATIENCE.as_secs());
+                let seconds = READY_PATIENCE.as_secs();
+                bail!(
+                    "the shards were not ready within {seconds} s; what they wait for is said above"
+                );
             }
             std::thread::sleep(Duration::from_millis(2));
         }

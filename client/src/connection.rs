@@ -181,7 +181,7 @@ impl Connection {
     async fn hello(&self, shard: u16, client: &str) -> Result<Server> {
         let request = Request::new(Opcode::Hello, "connect");
         let answer = self
-            .call_unlimited(request, |fbb| {
+            .call_unlimited(request, &Bytes::new(), |fbb| {
                 let client = Some(fbb.create_string(client));
                 let version = u16::from(frame::VERSION);
                 Hello::create(fbb, &HelloArgs { version, shard, client, ..HelloArgs::default() })
@@ -198,7 +198,18 @@ impl Connection {
         limit: Duration,
         build: impl FnOnce(&mut Tables) -> WIPOffset<T>,
     ) -> Result<Answer> {
-        match tokio::time::timeout(limit, self.call_unlimited(request, build)).await {
+        self.call_with_run(request, limit, &Bytes::new(), build).await
+    }
+
+    /// Like [`Connection::call`], with a run of records behind the table.
+    pub(crate) async fn call_with_run<T>(
+        &self,
+        request: Request,
+        limit: Duration,
+        run: &Bytes,
+        build: impl FnOnce(&mut Tables) -> WIPOffset<T>,
+    ) -> Result<Answer> {
+        match tokio::time::timeout(limit, self.call_unlimited(request, run, build)).await {
             Ok(answer) => answer,
             Err(cause) => {
                 let text = format!("no answer within {limit:?}");
@@ -211,11 +222,12 @@ impl Connection {
     async fn call_unlimited<T>(
         &self,
         request: Request,
+        run: &Bytes,
         build: impl FnOnce(&mut Tables) -> WIPOffset<T>,
     ) -> Result<Answer> {
         let (answered, answer) = oneshot::channel();
         let done: Done = Box::new(move |answer| drop(answered.send(answer)));
-        let correlation = self.start(request, build, &Bytes::new(), Some(done), false)?;
+        let correlation = self.start(request, build, run, Some(done), false)?;
         let _forget = Forget { connection: self, correlation };
         answer.await.unwrap_or_else(|_| Err(Error::closed(request.operation).on(&*self.address)))
     }

@@ -45,6 +45,8 @@ pub enum ErrorKind {
     OutOfRange,
     /// Members of the group subscribe differently.
     SubscriptionMismatch,
+    /// A filter's expression cannot be used; the message shows where it is wrong.
+    BadFilter,
     /// Stored bytes are damaged.
     Corrupt,
     /// The server does not do this (yet, or in its role).
@@ -214,11 +216,12 @@ fn kind_of(status: Status) -> ErrorKind {
     use Status as S;
     match status {
         S::BadRequest | S::BadName | S::WrongMessageType | S::MessageTooLarge => ErrorKind::Invalid,
-        S::BadRecord | S::BadChecksum | S::BadFilter => ErrorKind::Invalid,
+        S::BadRecord | S::BadChecksum => ErrorKind::Invalid,
         S::BadReceipt => ErrorKind::BadReceipt,
+        S::BadFilter => ErrorKind::BadFilter,
         S::TooMany | S::OutOfSequence | S::NotReadable => ErrorKind::Invalid,
         S::UnknownTopic | S::UnknownQueue | S::UnknownGroup | S::NotFound => ErrorKind::NotFound,
-        S::TopicExists => ErrorKind::Exists,
+        S::TopicExists | S::GroupExists => ErrorKind::Exists,
         S::Unauthenticated | S::Denied => ErrorKind::Denied,
         S::Busy | S::DiskFull | S::TooManyInFlight | S::TooManyConnections => ErrorKind::Busy,
         S::NotReady | S::NotWritable | S::NotMaster | S::ShardFailed => ErrorKind::Busy,

@@ -13,6 +13,9 @@
 //! let producer = client.producer("order-service").build().await?;
 //! let receipt = producer.send(Message::new("orders", "hello")).await?;
 //! println!("{} is at {}", receipt.message_id, receipt.offset);
+//! let later = Message::new("orders", "later").deliver_after(Duration::from_secs(90));
+//! let handle = producer.send(later).await?.recall_handle(); // producer.recall(&handle) takes it back
+//! assert!(handle.is_some());
 //! let delivery = producer.enqueue(Message::new("orders", "a").tag("paid").key("42")).await?;
 //! delivery.await?; // enqueue waited for window room, this for the acknowledgement
 //! producer.send_oneway(Message::new("metrics", "cpu=3"))?;
@@ -74,11 +77,12 @@ mod pool;
 mod producer;
 mod record;
 mod route;
+mod timer;
 
 pub use admin::{
-    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, KeyQuery, MessageType,
-    OwnedQueue, Permission, QueueLag, QueueStats, ResetTo, ShardStatus, TopicDescription,
-    TopicSpec,
+    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, GroupSettings, GroupSpec,
+    KeyQuery, MessageType, OwnedQueue, PendingMessage, PendingMessages, Permission, QueueLag,
+    QueueStats, ResetTo, RetryPauses, ShardStatus, TopicDescription, TopicSpec,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
@@ -90,9 +94,10 @@ pub use filter::Filter;
 pub use identity::{MessageRef, StoredMessageId};
 pub use message::{Flush, Message, MessageId};
 pub use producer::{Delivery, Producer, ProducerBuilder, SendReceipt, SendStatus};
-pub use record::Record;
+pub use record::{Origin, Record};
 pub use ringmq_schema::error::Status;
 pub use route::{BrokerRoute, Queue, TopicRoute};
+pub use timer::RecallHandle;
 
 /// The README's example compiles.
 #[cfg(doctest)]

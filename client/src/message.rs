@@ -3,9 +3,11 @@
 //! A [`Message`] is checked against the protocol's limits when it is sent, by the same function that the
 //! schema's record builder uses.
 
+use crate::record::Record;
 use crate::route::Queue;
 use bytes::Bytes;
 use ringmq_schema::build::MessageSpec;
+use ringmq_schema::limits::DELAY_LEVELS_MS;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -76,6 +78,8 @@ pub struct Message {
     pub(crate) deliver_ms: i64,
     pub(crate) flush: Flush,
     pub(crate) queue: Option<Queue>,
+    /// Of a message that is sent once more: its id, and when it was born.
+    pub(crate) identity: Option<(MessageId, i64)>,
 }
 
 impl Message {
@@ -92,6 +96,24 @@ impl Message {
             deliver_ms: 0,
             flush: Flush::Default,
             queue: None,
+            identity: None,
+        }
+    }
+
+    /// The message of a record, to be sent once more: to the topic that it was sent to first, under the same
+    /// message id, and not delayed.
+    pub fn again(record: &Record) -> Message {
+        let origin = record.origin();
+        let topic = origin.as_ref().map_or(record.topic(), |origin| &*origin.queue.topic);
+        let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        Message {
+            tag: record.tag().map(str::to_owned),
+            keys: record.keys().into_iter().map(str::to_owned).collect(),
+            properties: record.properties().into_iter().map(owned).collect(),
+            group: record.group().map(str::to_owned),
+            flag: record.flag(),
+            identity: Some((record.message_id(), unix_ms(record.born_at()))),
+            ..Message::new(topic, record.body_bytes())
         }
     }
 
@@ -131,15 +153,28 @@ impl Message {
         self
     }
 
-    /// Not to be delivered before this time (topics of type `Delay`).
+    /// Not to be delivered before this time, at most 40 days ahead unless the broker is set otherwise. The message is
+    /// stored at once, gets its place in the queue when its time has come, and can be taken back until then
+    /// ([`crate::Producer::recall`]).
     pub fn deliver_at(mut self, at: SystemTime) -> Message {
         self.deliver_ms = unix_ms(at).max(1);
         self
     }
 
-    /// Not to be delivered before so much time has passed (topics of type `Delay`).
+    /// Not to be delivered before so much time has passed.
     pub fn deliver_after(self, delay: Duration) -> Message {
-        self.deliver_at(SystemTime::now() + delay)
+        let at = SystemTime::now().checked_add(delay);
+        // A time that cannot be said is beyond what any broker allows.
+        self.deliver_at(at.unwrap_or(UNIX_EPOCH + Duration::from_millis(i64::MAX as u64)))
+    }
+
+    /// Not to be delivered before the delay of one of RocketMQ's levels has passed: 1 to 18 stand for 1 s, 5 s, 10 s,
+    /// 30 s, 1 to 10 min, 20 min, 30 min, 1 h and 2 h. 0 is no delay; a level above 18 is 18, as there.
+    pub fn delay_level(self, level: u8) -> Message {
+        match usize::from(level).min(DELAY_LEVELS_MS.len()).checked_sub(1) {
+            Some(at) => self.deliver_after(Duration::from_millis(DELAY_LEVELS_MS[at])),
+            None => Message { deliver_ms: 0, ..self },
+        }
     }
 
     /// Durability of this message, over its producer's and its topic's.
@@ -188,7 +223,7 @@ impl Message {
             deliver_ms: self.deliver_ms,
             message_id,
             flush: flush.code(),
-            producer: (0, 0),
+            ..MessageSpec::default()
         })
     }
 }

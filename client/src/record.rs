@@ -8,7 +8,9 @@ use crate::identity::StoredMessageId;
 use crate::message::{Flush, MessageId, time_of};
 use crate::route::Queue;
 use bytes::Bytes;
+use ringmq_schema::build::MessageSpec;
 use ringmq_schema::message;
+use ringmq_schema::names::RETRY_PREFIX;
 use ringmq_schema::record::{self, RecordHeader, RecordRef};
 use ringmq_schema::zerocopy::FromBytes;
 use std::fmt;
@@ -25,7 +27,18 @@ pub struct Record {
     bytes: Bytes,
     body: Range<u32>,
     tag: Range<u32>,
+    origin_topic: Range<u32>,
     attempt: u32,
+}
+
+/// Where a message was before it was sent back for the first time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// The queue.
+    pub queue: Queue,
+    /// Its number in that queue.
+    pub offset: u64,
 }
 
 impl Record {
@@ -38,8 +51,10 @@ impl Record {
         let message = found.message().map_err(|error| error.to_string())?;
         let body = message.body().map_or(0..0, |body| range_in(&found, body.bytes()));
         let tag = message.tag().map_or(0..0, |tag| range_in(&found, tag.as_bytes()));
+        let origin = message.origin_topic();
+        let origin_topic = origin.map_or(0..0, |topic| range_in(&found, topic.as_bytes()));
         let attempt = u32::from(found.header.attempts.get()) + 1;
-        Ok(Record { queue: Arc::clone(queue), shard, bytes, body, tag, attempt })
+        Ok(Record { queue: Arc::clone(queue), shard, bytes, body, tag, origin_topic, attempt })
     }
 
     /// Handed out so often, as the broker counts.
@@ -71,9 +86,25 @@ impl Record {
         &self.queue
     }
 
-    /// Its topic.
+    /// Its topic. Of a message that is delivered again from a group's retry topic the one that it was sent to.
     pub fn topic(&self) -> &str {
-        &self.queue.topic
+        match self.text(&self.origin_topic) {
+            Some(origin) if self.queue.topic.starts_with(RETRY_PREFIX) => origin,
+            _ => &self.queue.topic,
+        }
+    }
+
+    /// Where it was first, when it comes from a retry topic or a dead-letter topic.
+    pub fn origin(&self) -> Option<Origin> {
+        let topic = self.text(&self.origin_topic)?;
+        let message = self.message();
+        let queue = Queue::new(topic, Arc::clone(&self.queue.broker), message.origin_queue());
+        Some(Origin { queue, offset: message.origin_offset() })
+    }
+
+    /// Why it was sent back the last time.
+    pub fn last_error(&self) -> Option<&str> {
+        self.message().last_error()
     }
 
     /// Name of the broker that stores it.
@@ -118,7 +149,12 @@ impl Record {
 
     /// The tag.
     pub fn tag(&self) -> Option<&str> {
-        let bytes = &self.bytes[self.tag.start as usize..self.tag.end as usize];
+        self.text(&self.tag)
+    }
+
+    /// A text in the record; `None` when it is empty.
+    fn text(&self, range: &Range<u32>) -> Option<&str> {
+        let bytes = &self.bytes[range.start as usize..range.end as usize];
         (!bytes.is_empty())
             .then(|| std::str::from_utf8(bytes).expect("strings were verified with the message"))
     }
@@ -164,9 +200,34 @@ impl Record {
         time_of(self.header().store_ms.get())
     }
 
+    /// When it was to be delivered at the earliest, if it was delayed.
+    pub fn deliver_at(&self) -> Option<SystemTime> {
+        let due_ms = self.header().deliver_ms.get();
+        (due_ms != 0).then(|| time_of(due_ms))
+    }
+
     /// The durability that was asked for.
     pub fn flush(&self) -> Flush {
         Flush::from_code((self.header().flags.get() & record::FLAG_FLUSH_MASK) as u8)
+    }
+
+    /// Gives `use_spec` its message as the record builder wants it, to be stored once more: with its identity and
+    /// its birth, and without a delivery time.
+    pub(crate) fn with_spec<R>(&self, use_spec: impl FnOnce(MessageSpec<'_>) -> R) -> R {
+        let message = self.message();
+        let (keys, properties) = (self.keys(), self.properties());
+        use_spec(MessageSpec {
+            body: self.body(),
+            tag: self.tag(),
+            keys: &keys,
+            properties: &properties,
+            group: message.group(),
+            flag: message.flag(),
+            born_host: message.born_host(),
+            born_ms: self.header().born_ms.get(),
+            message_id: self.header().message_id,
+            ..MessageSpec::default()
+        })
     }
 
     /// Length in the log, header and padding included.

@@ -149,6 +149,21 @@ pub struct MessageSpec<'a> {
     pub flush: u8,
     /// Producer id and sequence; 0, 0: none.
     pub producer: (u64, u32),
+    /// Where a message that is sent back was first.
+    pub origin: Option<Origin<'a>>,
+    /// Why it failed last, at most [`limits::LAST_ERROR_BYTES_MAX`] bytes.
+    pub last_error: Option<&'a str>,
+}
+
+/// Where a message was first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// Queue of the topic, on the same broker.
+    pub queue: u32,
+    /// Offset in the queue.
+    pub offset: u64,
 }
 
 /// Why a message cannot be sent: it breaks a limit of the protocol.
@@ -247,6 +262,8 @@ impl RecordBuilder {
         let tag = spec.tag.map(|tag| fbb.create_string(tag));
         let group = spec.group.map(|group| fbb.create_string(group));
         let born_host = spec.born_host.map(|host| fbb.create_string(host));
+        let origin_topic = spec.origin.map(|origin| fbb.create_string(origin.topic));
+        let last_error = spec.last_error.map(|error| fbb.create_string(error));
         self.keys.clear();
         for key in spec.keys {
             self.keys.push(fbb.create_string(key));
@@ -268,6 +285,10 @@ impl RecordBuilder {
             group,
             flag: spec.flag,
             born_host,
+            origin_topic,
+            origin_queue: spec.origin.map_or(0, |origin| origin.queue),
+            origin_offset: spec.origin.map_or(0, |origin| origin.offset),
+            last_error,
             ..MessageArgs::default()
         };
         let root = Message::create(fbb, &args);
@@ -300,6 +321,7 @@ pub fn check(spec: &MessageSpec<'_>) -> Result<usize, MessageError> {
     if bytes > limits::PROPERTIES_BYTES_MAX || count > limits::PROPERTIES_MAX {
         return Err(MessageError::Properties { count, bytes });
     }
+    debug_assert!(spec.last_error.is_none_or(|e| e.len() <= limits::LAST_ERROR_BYTES_MAX));
     let texts = [spec.tag, spec.group, spec.born_host];
     let labels = texts.iter().flatten().map(|t| t.len()).sum::<usize>()
         + spec.keys.iter().map(|k| k.len()).sum::<usize>();
@@ -369,6 +391,8 @@ mod tests {
             body: &body,
             properties: &properties,
             tag: Some(&tag),
+            origin: Some(Origin { topic: &"o".repeat(127), queue: 1, offset: 2 }),
+            last_error: Some(&"e".repeat(limits::LAST_ERROR_BYTES_MAX)),
             ..MessageSpec::default()
         };
         let mut run = Vec::new();

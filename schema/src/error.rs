@@ -85,12 +85,14 @@ status! {
     TopicExists = 34, Never;
     /// The topic takes no writes (permission, or the broker is being drained).
     NotWritable = 35, Elsewhere;
-    /// The topic is not to be read (permission).
+    /// The topic is not to be read (permission), or consumption of the group is switched off.
     NotReadable = 36, Never;
     /// A limit on topics, queues, groups or members is reached.
     TooMany = 37, Never;
     /// The message's type does not fit the topic's.
     WrongMessageType = 38, Never;
+    /// A group of that name exists with other settings.
+    GroupExists = 39, Never;
     // 50..: messages.
     /// Body, properties or batch above their limit.
     MessageTooLarge = 50, Never;

@@ -43,6 +43,7 @@ mod generated {
     pub mod message_generated;
     pub mod pop_generated;
     pub mod produce_generated;
+    pub mod retry_generated;
     pub mod route_generated;
     pub mod timer_generated;
 }
@@ -53,6 +54,7 @@ pub use generated::consume_generated::consume;
 pub use generated::message_generated::message;
 pub use generated::pop_generated::pop;
 pub use generated::produce_generated::produce;
+pub use generated::retry_generated::retry;
 pub use generated::route_generated::route;
 pub use generated::timer_generated::timer;
 

@@ -54,6 +54,18 @@ pub const DELAY_LEVELS_MS: [u64; 18] = [
     1_000, 5_000, 10_000, 30_000, 60_000, 120_000, 180_000, 240_000, 300_000, 360_000, 420_000,
     480_000, 540_000, 600_000, 1_200_000, 1_800_000, 3_600_000, 7_200_000,
 ];
+/// Pauses before a failed message is delivered again, ms, the last for all further attempts: RocketMQ's levels from the
+/// third on (`delayLevelWhenNextConsume`).
+pub const RETRY_DELAYS_MS: [u64; 16] = [
+    10_000, 30_000, 60_000, 120_000, 180_000, 240_000, 300_000, 360_000, 420_000, 480_000, 540_000,
+    600_000, 1_200_000, 1_800_000, 3_600_000, 7_200_000,
+];
+/// Most pauses in a group's list.
+pub const RETRY_DELAYS_MAX: usize = 64;
+/// A message that failed so often goes to the dead letters (RocketMQ `maxReconsumeTimes`).
+pub const ATTEMPTS_MAX_DEFAULT: u16 = 16;
+/// Longest text of a message's last error, in bytes; what is longer is cut.
+pub const LAST_ERROR_BYTES_MAX: usize = 1024;
 /// Longest a server holds a long poll, ms.
 pub const LONG_POLL_MS_MAX: u32 = 60_000;
 /// Most queues of one topic on one broker.

@@ -76,6 +76,16 @@ pub fn check_new_topic(name: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// Name of a group's retry topic.
+pub fn retry_topic(group: &str) -> String {
+    format!("{RETRY_PREFIX}{group}")
+}
+
+/// Name of a group's dead-letter topic.
+pub fn dead_letter_topic(group: &str) -> String {
+    format!("{DEAD_LETTER_PREFIX}{group}")
+}
+
 /// Whether a name belongs to the system.
 pub fn is_reserved(name: &str) -> bool {
     [RETRY_PREFIX, DEAD_LETTER_PREFIX, SYSTEM_PREFIX].iter().any(|p| name.starts_with(p))

@@ -118,8 +118,8 @@ opcodes! {
     Ack = 28, Subscribe, Shard, true;
     /// `ChangeInvisible` → `ChangeInvisibleAnswer`: extends or shortens a popped message's invisible time.
     ChangeInvisible = 29, Subscribe, Shard, true;
-    /// Sends a message back for a later attempt.
-    RetryLater = 30, Subscribe, Shard, false;
+    /// `RetryLater` + run → `RetryLaterAnswer`: sends a message back for a later attempt.
+    RetryLater = 30, Subscribe, Shard, true;
     /// `GetMessage` → `GetMessageAnswer` + run: by unique or stored id.
     GetMessage = 31, Get, Shard, true;
     /// `FindMessages` → `FindMessagesAnswer` + run: by key.
@@ -154,6 +154,9 @@ opcodes! {
     // timer.fbs
     /// `ListTimers` → `ListTimersAnswer`.
     ListTimers = 53, Get, Shard, true;
+    // admin.fbs
+    /// `AlterGroup` → `GroupAnswer`.
+    AlterGroup = 54, Update, Home, true;
     // route.fbs
     /// `RegisterBroker` → `BrokerAnswer`.
     RegisterBroker = 60, Peer, NameServer, true;

@@ -24,6 +24,13 @@ pub fn shard_of_queue(topic: u32, queue: u32, shards: u16) -> u16 {
     ((start + u64::from(queue)) % u64::from(shards)) as u16
 }
 
+/// The queue of a topic that is on this shard, of a topic with as many queues as there are shards.
+pub fn queue_on_shard(topic: u32, shard: u16, shards: u16) -> u32 {
+    debug_assert!(shard < shards);
+    let start = shard_of_queue(topic, 0, shards);
+    (u32::from(shard) + u32::from(shards) - u32::from(start)) % u32::from(shards)
+}
+
 /// Shard of each broker on which a group's members meet: `hash(group name) mod shards`.
 pub fn shard_of_group(group: &str, shards: u16) -> u16 {
     debug_assert!(shards > 0);
@@ -66,6 +73,17 @@ mod tests {
                 counts[usize::from(shard_of_queue(topic, queue, 4))] += 1;
             }
             assert_eq!(counts, [4; 4]);
+        }
+    }
+
+    #[test]
+    fn each_shard_has_one_queue_of_a_topic_with_as_many() {
+        for (topic, shards) in (1..50).flat_map(|topic| (1..9).map(move |shards| (topic, shards))) {
+            for shard in 0..shards {
+                let queue = queue_on_shard(topic, shard, shards);
+                assert!(queue < u32::from(shards));
+                assert_eq!(shard_of_queue(topic, queue, shards), shard);
+            }
         }
     }
 

@@ -197,6 +197,7 @@ impl Load {
         let journal = self.journals[queue as usize].lock().expect("not poisoned");
         let (topic, _, shard) = self.target(queue);
         let mut wire = Wire::connect(address, shard).expect("the broker serves");
+        wire.checked = true;
         let (mut read, mut at) = (Read::default(), 0);
         loop {
             let mut all = wire.fetch_queues(topic, shard, &[(queue, at)], 0).expect("it answers");

@@ -61,8 +61,14 @@ impl Site {
 
     /// kill -9, and starts it again.
     pub fn kill_and_restart(self) -> Site {
+        self.kill_with_damage(|| {})
+    }
+
+    /// kill -9, something happens to its files, and it is started again.
+    pub fn kill_with_damage(self, damage: impl FnOnce()) -> Site {
         let Site { options, namesrv, broker, runtime } = self;
         broker.kill();
+        damage();
         let broker = restart(&options);
         Site { options, namesrv, broker, runtime }
     }

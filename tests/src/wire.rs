@@ -78,6 +78,8 @@ pub struct Wire {
     pub stream: TcpStream,
     received: Vec<u8>,
     correlation: u64,
+    /// Whether the broker is to look at records before it sends them.
+    pub checked: bool,
     /// Shards of the broker, as it says.
     pub shards: u16,
 }
@@ -88,7 +90,7 @@ impl Wire {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        Ok(Wire { stream, received: Vec::new(), correlation: 0, shards: 0 })
+        Ok(Wire { stream, received: Vec::new(), correlation: 0, checked: false, shards: 0 })
     }
 
     /// Connects to a shard's core.
@@ -219,6 +221,7 @@ impl Wire {
         queues: &[(u32, u64)],
         wait_ms: u32,
     ) -> Result<BTreeMap<u32, Fetched>> {
+        let checked = self.checked;
         let answer = self.call(Opcode::Fetch, shard, &[], |fbb| {
             let queue =
                 |(queue, offset): &(u32, u64)| FetchQueue::new(topic, *queue, *offset, 0, 0, 0);
@@ -226,8 +229,14 @@ impl Wire {
             let queues = Some(fbb.create_vector(&queues));
             let max_bytes = 4 << 20;
             let max_records = 100_000;
-            let args =
-                FetchArgs { wait_ms, max_bytes, max_records, queues, ..FetchArgs::default() };
+            let args = FetchArgs {
+                wait_ms,
+                max_bytes,
+                max_records,
+                queues,
+                checked,
+                ..FetchArgs::default()
+            };
             Fetch::create(fbb, &args)
         })?;
         if answer.status != Status::Ok {

@@ -5,11 +5,12 @@
 
 use ringmq::{Client, TopicSpec};
 use ringmq_schema::error::Status;
+use ringmq_schema::produce::Flush;
 use ringmq_tests::consume::consume;
-use ringmq_tests::durability::{Load, Producers};
+use ringmq_tests::durability::{Load, Producers, restart};
 use ringmq_tests::server::{BrokerOptions, Process, eventually, namesrv};
-use ringmq_tests::wire::Wire;
-use std::path::PathBuf;
+use ringmq_tests::wire::{Wire, run};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,16 +35,23 @@ struct Full {
     _folder: tempfile::TempDir,
 }
 
-impl Full {
-    fn new() -> Full {
-        let folder = tempfile::tempdir().unwrap();
-        let (image, mount) = (folder.path().join("image"), folder.path().join("mount"));
+impl Mount {
+    /// 96 MiB on ext4.
+    fn new(folder: &Path) -> Mount {
+        let (image, mount) = (folder.join("image"), folder.join("mount"));
         std::fs::File::create(&image).unwrap().set_len(96 << 20).unwrap();
         std::fs::create_dir(&mount).unwrap();
         let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status().unwrap();
         let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount).status();
         assert!(made.success() && mounted.unwrap().success());
-        let mount = Mount(mount);
+        Mount(mount)
+    }
+}
+
+impl Full {
+    fn new() -> Full {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = Mount::new(folder.path());
         let namesrv = namesrv("names");
         let mut options = BrokerOptions::new("broker-a", &mount.0.join("data"));
         options.namesrv = vec![namesrv.address()];
@@ -129,4 +137,52 @@ fn a_deletion_makes_room() {
         }
     });
     full.end();
+}
+
+/// Without a watermark the disk runs full where a segment is made: that is refused and tried again, nothing else.
+#[test]
+fn a_disk_without_room_for_a_segment_refuses_and_goes_on_when_there_is_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = Mount::new(folder.path());
+    let ballast = |name: &str, mib: u64| -> PathBuf {
+        let path = mount.0.join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, mib << 20).unwrap();
+        path
+    };
+    let (first, second) = (ballast("first", 24), ballast("second", 20));
+    let mut options = BrokerOptions::new("broker-a", &mount.0.join("data"));
+    options.more = ["--segment-bytes=4 MiB", "--unit-bytes=256 KiB", "--disk-free-bytes=0"]
+        .into_iter()
+        .chain(["--disk-free-percent=0"])
+        .map(str::to_owned)
+        .collect();
+    let broker = options.start();
+    let load = Load::new(&broker, QUEUES, false);
+    let producers = load.start(broker.address());
+    eventually("messages are refused", || load.refusals() > 100);
+    let target = load.target(0);
+    let mut wire = Wire::connect(broker.address(), target.2).unwrap();
+    eventually("the refusal says why", || {
+        let records = run(target.0, 0, &[load.next_body()]);
+        wire.produce(target, &records, 1, Flush::Sync).unwrap();
+        let answer = wire.receive().unwrap();
+        assert!(matches!(answer.status, Status::DiskFull | Status::Ok), "{}", answer.status);
+        let text = answer.refusal();
+        text.contains("next file of its log") && text.contains("No space left")
+    });
+    load.verify(broker.address());
+    assert_eq!(broker.http("/readyz").0, 200);
+    assert!((0..QUEUES).all(|queue| !producers.has_ended(queue)), "it may be tried again here");
+    std::fs::remove_file(&first).unwrap();
+    load.wait_for_queues(&[0, 1, 2, 3], 200);
+    // Full again, and killed: what was acknowledged is there. An epoch needs room to begin.
+    let before = load.refusals();
+    eventually("messages are refused again", || load.refusals() > before + 100);
+    broker.kill();
+    producers.join();
+    std::fs::remove_file(&second).unwrap();
+    let broker = restart(&options);
+    load.verify_all(broker.address());
+    assert_eq!(broker.terminate(), Some(0));
 }

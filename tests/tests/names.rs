@@ -32,7 +32,7 @@ fn unfit() -> Vec<(String, &'static str)> {
 fn create_group(wire: &mut Wire, name: &str) -> Answer {
     let answer = wire.call(Opcode::CreateGroup, ANY_SHARD, &[], |fbb| {
         let name = Some(fbb.create_string(name));
-        CreateGroup::create(fbb, &CreateGroupArgs { name })
+        CreateGroup::create(fbb, &CreateGroupArgs { name, settings: None })
     });
     answer.unwrap()
 }
@@ -149,8 +149,8 @@ fn the_longest_names_with_every_allowed_character_work() {
         site.kill_and_restart()
     };
     site.run(async |client| {
-        assert_eq!(client.admin().topics("").await.unwrap(), [topic.clone()]);
-        assert_eq!(client.admin().groups("").await.unwrap(), [group.clone()]);
+        assert_eq!(client.admin().topics("").await.unwrap(), [topic.as_str()]);
+        assert_eq!(client.admin().groups("").await.unwrap(), [group.as_str()]);
         let pull = client.pull_consumer(&group).from(ringmq::ConsumeFrom::First);
         let mut pull = pull.subscribe(&topic, Filter::all()).build().await.unwrap();
         let records = pull.poll(Duration::from_secs(30)).await.unwrap();

@@ -15,6 +15,8 @@ mod cold;
 #[cfg(target_os = "linux")]
 mod fill;
 #[cfg(target_os = "linux")]
+mod filter;
+#[cfg(target_os = "linux")]
 mod lookup;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -47,7 +49,7 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{beside, catch_up, lookup, memory, padding, queues, restart, write};
+    use super::{beside, catch_up, filter, lookup, memory, padding, queues, restart, write};
     use anyhow::Context as _;
     use clap::{Args, Parser, Subcommand};
     use ringmq_bench::report::write_json;
@@ -99,6 +101,8 @@ mod linux {
         Restart(restart::Options),
         /// Messages by key, from disk
         Lookup(lookup::Options),
+        /// Messages that one core looks at for a filter
+        Filter(filter::Options),
     }
 
     pub(super) fn main() -> anyhow::Result<()> {
@@ -111,6 +115,7 @@ mod linux {
             Subject::Queues(options) => (queues::run(&options)?, options.place),
             Subject::Restart(options) => (restart::run(&options)?, options.place),
             Subject::Lookup(options) => (lookup::run(&options)?, options.place),
+            Subject::Filter(options) => (filter::run(&options)?, options.place),
         };
         print!("{}", outcome.table());
         if let Some(out) = place.out {

@@ -48,7 +48,7 @@ pub struct Options {
     keys: bool,
 }
 
-struct Heap(Vec<u8>);
+pub struct Heap(Vec<u8>);
 
 impl Block for Heap {
     fn bytes(&self) -> &[u8] {
@@ -63,7 +63,7 @@ impl Block for Heap {
     }
 }
 
-struct Pool;
+pub struct Pool;
 
 impl Memory for Pool {
     type Block = Heap;
@@ -73,7 +73,7 @@ impl Memory for Pool {
 }
 
 /// No file was ever there.
-struct Nothing;
+pub struct Nothing;
 
 fn missing<T>() -> Result<T, DiskError> {
     Err(DiskError { operation: "read".to_owned(), reason: "nothing is kept".to_owned() })

@@ -217,6 +217,8 @@ pub struct Figures {
     pub punched_bytes: u64,
     /// Fetches from an offset that is not, or no longer, there.
     pub out_of_range: u64,
+    /// Records that SQL filters left out.
+    pub sql_left_out: u64,
     /// Snapshots of the state written.
     pub snapshots: u64,
     /// Delayed messages that wait for their time.
@@ -246,6 +248,10 @@ pub struct Figures {
     pub timers_late: [u64; LATENESS_BOUNDS_MS.len() + 1],
     /// See `timers_late`.
     pub timers_late_ms: u64,
+    /// Messages that consumers sent back, for a later attempt.
+    pub retries: u64,
+    /// Messages that went to a dead-letter topic.
+    pub dead_letters: u64,
 }
 
 /// Upper bounds of the classes of lateness, ms.

@@ -59,6 +59,35 @@ pub struct TopicSettings {
     pub flush: u8,
 }
 
+/// A group as the registry keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// Off: its members get no messages.
+    pub consume_enabled: bool,
+    /// A message that failed so often goes to the dead letters; at least 1.
+    pub max_attempts: u16,
+    /// Pauses before a failed message is delivered again.
+    pub retry: RetryPauses,
+}
+
+/// Pauses between the attempts of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RetryPauses {
+    /// As `limits::RETRY_DELAYS_MS` says.
+    Default,
+    /// One after another, ms; the last holds for all further attempts. Not empty.
+    List(Vec<u64>),
+    /// Each longer than the one before.
+    Growing {
+        /// After the first attempt, ms.
+        first_ms: u64,
+        /// Of the next to the one before.
+        factor_percent: u32,
+        /// It grows no longer than this.
+        longest_ms: u64,
+    },
+}
+
 /// What a registry change does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -74,12 +103,14 @@ pub enum Change {
         /// Its id.
         id: u32,
     },
-    /// A group is made.
+    /// A group is made or has new settings.
     Group {
         /// Its id.
         id: u32,
         /// Its name.
         name: String,
+        /// All of its settings.
+        settings: GroupSettings,
     },
     /// A group is gone.
     GroupDeleted {
@@ -133,6 +164,13 @@ pub enum PeerMessage {
     EnsureGroup {
         /// Its name.
         name: String,
+    },
+    /// To home: make the group's retry topic, or its dead-letter topic, if it is not there.
+    EnsureGroupTopic {
+        /// Id of the group.
+        group: u32,
+        /// Which of the two.
+        dead_letters: bool,
     },
     /// Group's shard to queue's shard: make this ownership durable, then say so.
     Assign(Ownership),

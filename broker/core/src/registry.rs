@@ -6,7 +6,7 @@
 //!   bear its id, or a crash could give the id to another while other shards hold what belongs to it;
 //! - ids are never given twice, also not after a deletion: what bears an id belongs to that topic.
 
-use crate::peer::{Change, RegistryChange, TopicSettings, WholeRegistry};
+use crate::peer::{Change, GroupSettings, RegistryChange, TopicSettings, WholeRegistry};
 use crate::state;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
@@ -26,6 +26,13 @@ pub(crate) struct Group {
     pub(crate) id: u32,
     pub(crate) version: u64,
     pub(crate) name: String,
+    pub(crate) settings: GroupSettings,
+}
+
+impl Group {
+    fn new(version: u64, id: u32, name: &str, settings: &GroupSettings) -> Group {
+        Group { id, version, name: name.to_owned(), settings: settings.clone() }
+    }
 }
 
 /// See the module.
@@ -116,9 +123,11 @@ impl Registry {
                 self.topic_ids.insert(settings.name.clone(), *id);
                 self.topics.insert(*id, topic);
             }
-            Change::Group { id, name } => {
+            Change::Group { id, .. }
+                if self.groups.get(id).is_some_and(|g| g.version > version) => {}
+            Change::Group { id, name, settings } => {
                 self.group_ids.insert(name.clone(), *id);
-                self.groups.insert(*id, Group { id: *id, version, name: name.clone() });
+                self.groups.insert(*id, Group::new(version, *id, name, settings));
             }
             Change::TopicDeleted { .. } | Change::GroupDeleted { .. } => {}
         }
@@ -136,7 +145,11 @@ impl Registry {
     pub(crate) fn groups_after(&self, id: u32) -> impl Iterator<Item = RegistryChange> {
         self.groups.range(id.saturating_add(1)..).map(|(id, group)| RegistryChange {
             version: group.version,
-            change: Change::Group { id: *id, name: group.name.clone() },
+            change: Change::Group {
+                id: *id,
+                name: group.name.clone(),
+                settings: group.settings.clone(),
+            },
         })
     }
 
@@ -300,10 +313,10 @@ impl Registry {
                 }
                 self.find_lost(*id);
             }
-            Change::Group { id, name } => {
+            Change::Group { id, name, settings } => {
                 self.last_group = self.last_group.max(*id);
                 self.group_ids.insert(name.clone(), *id);
-                self.groups.insert(*id, Group { id: *id, version, name: name.clone() });
+                self.groups.insert(*id, Group::new(version, *id, name, settings));
             }
             Change::GroupDeleted { id } => {
                 if let Some(group) = self.groups.remove(id) {
@@ -337,7 +350,8 @@ mod tests {
     }
 
     fn group(version: u64, id: u32) -> RegistryChange {
-        RegistryChange { version, change: Change::Group { id, name: format!("group-{id}") } }
+        let (name, settings) = (format!("group-{id}"), GroupSettings::default());
+        RegistryChange { version, change: Change::Group { id, name, settings } }
     }
 
     #[test]

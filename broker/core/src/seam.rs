@@ -70,6 +70,13 @@ pub struct Slice<B> {
     pub range: Range<u32>,
 }
 
+impl<B: Block> Slice<B> {
+    /// The bytes themselves.
+    pub fn bytes(&self) -> &[u8] {
+        &self.block.bytes()[self.range.start as usize..self.range.end as usize]
+    }
+}
+
 /// A device operation that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{operation} failed: {reason}")]

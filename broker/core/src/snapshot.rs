@@ -266,7 +266,7 @@ fn read_queue(reader: &mut Reader<'_>) -> Option<Item> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peer::Change;
+    use crate::peer::{Change, GroupSettings};
 
     fn items(slice: &Slice) -> Option<Vec<Item>> {
         let mut items = Vec::new();
@@ -279,8 +279,8 @@ mod tests {
         let progress =
             Progress { committed: Some(9), committed_ms: 5, owner: 1 << 100, generation: 4 };
         let state = QueueState { id: queue, min: 1, next: 9, last_store_ms: -1 };
-        let change =
-            RegistryChange { version: 3, change: Change::Group { id: 1, name: "g".to_owned() } };
+        let (name, settings) = ("g".to_owned(), GroupSettings::default());
+        let change = RegistryChange { version: 3, change: Change::Group { id: 1, name, settings } };
         let mut changes = Slice::changes();
         let mut offsets = Slice::offsets();
         let mut queues = Slice::queues();

@@ -3,7 +3,9 @@
 //! Little endian, fixed fields first, names last, each payload opened by a version byte. Reading is bounds
 //! checked: what does not parse is damage, never a panic.
 
-use crate::peer::{Change, Ownership, QueueId, RegistryChange, TopicSettings};
+use crate::peer::{
+    Change, GroupSettings, Ownership, QueueId, RegistryChange, RetryPauses, TopicSettings,
+};
 use crate::timer::Key;
 
 const VERSION: u8 = 1;
@@ -64,9 +66,10 @@ pub(crate) fn write_change(change: &RegistryChange) -> Vec<u8> {
             out.push(2);
             out.extend_from_slice(&id.to_le_bytes());
         }
-        Change::Group { id, name } => {
-            out.push(3);
+        Change::Group { id, name, settings } => {
+            out.push(5);
             out.extend_from_slice(&id.to_le_bytes());
+            write_group_settings(settings, &mut out);
             out.extend_from_slice(name.as_bytes());
         }
         Change::GroupDeleted { id } => {
@@ -102,11 +105,57 @@ pub(crate) fn read_change(payload: &[u8]) -> Option<RegistryChange> {
             Change::Topic { id, settings }
         }
         2 => Change::TopicDeleted { id },
-        3 => Change::Group { id, name: reader.name()? },
+        // Written before groups had settings.
+        3 => Change::Group { id, name: reader.name()?, settings: GroupSettings::default() },
         4 => Change::GroupDeleted { id },
+        5 => {
+            let settings = read_group_settings(&mut reader)?;
+            Change::Group { id, name: reader.name()?, settings }
+        }
         _ => return None,
     };
     Some(RegistryChange { version, change })
+}
+
+/// `u8 consume_enabled, u16 max_attempts, u8 kind of pauses`, then 0: nothing; 1: `u8 count, (u64 ms)*`;
+/// 2: `u64 first ms, u32 factor in percent, u64 longest ms`.
+fn write_group_settings(settings: &GroupSettings, out: &mut Vec<u8>) {
+    out.push(u8::from(settings.consume_enabled));
+    out.extend_from_slice(&settings.max_attempts.to_le_bytes());
+    match &settings.retry {
+        RetryPauses::Default => out.push(0),
+        RetryPauses::List(pauses) => {
+            assert!(pauses.len() <= usize::from(u8::MAX), "bounded when it was asked for");
+            out.extend_from_slice(&[1, pauses.len() as u8]);
+            pauses.iter().for_each(|ms| out.extend_from_slice(&ms.to_le_bytes()));
+        }
+        RetryPauses::Growing { first_ms, factor_percent, longest_ms } => {
+            out.push(2);
+            out.extend_from_slice(&first_ms.to_le_bytes());
+            out.extend_from_slice(&factor_percent.to_le_bytes());
+            out.extend_from_slice(&longest_ms.to_le_bytes());
+        }
+    }
+}
+
+fn read_group_settings(reader: &mut Reader<'_>) -> Option<GroupSettings> {
+    let consume_enabled = reader.u8()? != 0;
+    let max_attempts = u16::from_le_bytes(reader.take(2)?.try_into().ok()?);
+    let retry = match reader.u8()? {
+        0 => RetryPauses::Default,
+        1 => {
+            let count = reader.u8()?;
+            let pauses: Option<Vec<u64>> = (0..count).map(|_| reader.u64()).collect();
+            RetryPauses::List(pauses.filter(|pauses| !pauses.is_empty())?)
+        }
+        2 => RetryPauses::Growing {
+            first_ms: reader.u64()?,
+            factor_percent: reader.u32()?,
+            longest_ms: reader.u64()?,
+        },
+        _ => return None,
+    };
+    Some(GroupSettings { consume_enabled, max_attempts, retry })
 }
 
 /// One committed offset.
@@ -198,10 +247,18 @@ mod tests {
             retention_bytes: 6,
             flush: 1,
         };
+        let group = |retry| Change::Group {
+            id: 1,
+            name: "g".to_owned(),
+            settings: GroupSettings { consume_enabled: false, max_attempts: 3, retry },
+        };
+        let growing = RetryPauses::Growing { first_ms: 10, factor_percent: 150, longest_ms: 1000 };
         let changes = [
             Change::Topic { id: 7, settings },
             Change::TopicDeleted { id: 7 },
-            Change::Group { id: 1, name: "g".to_owned() },
+            group(RetryPauses::Default),
+            group(RetryPauses::List(vec![10, 20])),
+            group(growing),
             Change::GroupDeleted { id: 1 },
         ];
         for change in changes {
@@ -212,6 +269,18 @@ mod tests {
                 assert_eq!(read_change(&bytes[..end]), None);
             }
         }
+    }
+
+    #[test]
+    fn a_group_from_before_there_were_settings_has_those_by_default() {
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&3u64.to_le_bytes());
+        bytes.push(3);
+        bytes.extend_from_slice(&1u32.to_le_bytes());
+        bytes.extend_from_slice(b"billing");
+        let (name, settings) = ("billing".to_owned(), GroupSettings::default());
+        let change = Change::Group { id: 1, name, settings };
+        assert_eq!(read_change(&bytes), Some(RegistryChange { version: 3, change }));
     }
 
     #[test]

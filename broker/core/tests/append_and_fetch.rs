@@ -127,7 +127,7 @@ fn filters_pass_by_what_does_not_match() {
     desk.handle(Input::TurnEnd);
     let answer = desk.call(ringmq_schema::opcode::Opcode::Fetch, &[], |fbb| {
         let hashes = Some(fbb.create_vector(&[ringmq_schema::record::tag_hash("odd")]));
-        let filter = TagFilter::create(fbb, &TagFilterArgs { hashes });
+        let filter = TagFilter::create(fbb, &TagFilterArgs { hashes, sql: None });
         let filters = Some(fbb.create_vector(&[filter]));
         let queues = Some(fbb.create_vector(&[FetchQueue::new(topic, 0, 0, 0, 1, 0)]));
         Fetch::create(fbb, &FetchArgs { queues, filters, ..FetchArgs::default() })
@@ -221,7 +221,7 @@ fn a_filter_that_matches_nothing_is_answered_where_it_stopped() {
     let mut next_from = |offset: u64| {
         let sent = desk.send(ringmq_schema::opcode::Opcode::Fetch, &[], |fbb| {
             let hashes = Some(fbb.create_vector(&[1u32]));
-            let filter = TagFilter::create(fbb, &TagFilterArgs { hashes });
+            let filter = TagFilter::create(fbb, &TagFilterArgs { hashes, sql: None });
             let filters = Some(fbb.create_vector(&[filter]));
             let queues = Some(fbb.create_vector(&[FetchQueue::new(topic, 0, offset, 0, 1, 0)]));
             let wait_ms = 10_000;

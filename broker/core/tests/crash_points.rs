@@ -9,11 +9,14 @@ mod desk;
 use desk::Watch;
 use desk::{Desk, Files, run};
 use ringmq_core::{Action, Block, Input, Now, Outbox, Shard, ShardConfig};
+use ringmq_schema::build::{MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{FetchAnswer, FetchQueue};
 use ringmq_schema::error::Status;
 use ringmq_schema::frame::read_table;
+use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::{Flush, ProduceAnswer};
 use ringmq_schema::record::{self, Kind};
+use ringmq_schema::timer::{Recall, RecallArgs};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn config() -> ShardConfig {
@@ -33,8 +36,13 @@ fn config() -> ShardConfig {
 }
 
 /// Every point at which the shard must have been stopped.
-const POINTS: [&str; 14] = [
+const POINTS: [&str; 19] = [
     "append: a message's unit",
+    "timers: set",
+    "timers: deliver",
+    "timers: read a page of an index",
+    "timers: append again",
+    "timers: take back",
     "append: acknowledge",
     "roll: make the next segment",
     "roll: seal the full one",
@@ -56,6 +64,7 @@ fn name(action: &Action<desk::Heap>) -> &'static str {
     match action {
         Action::Write { position, block, .. } => {
             let mut kinds = BTreeSet::new();
+            let (mut delivers, mut again) = (false, false);
             let mut seals = false;
             let (mut at, bytes) = (record::UNIT_HEADER_BYTES, block.bytes());
             while at < bytes.len() {
@@ -64,6 +73,8 @@ fn name(action: &Action<desk::Heap>) -> &'static str {
                 if let Some(found) = found {
                     let part = found.payload.get(1).copied().unwrap_or(0);
                     let kind = Kind::from_code(found.header.prefix.kind);
+                    delivers |= found.header.flags.get() & record::FLAG_DELAYED != 0;
+                    again |= kind == Some(Kind::Timer) && found.header.offset.get() != 0;
                     kinds.insert((kind.map(|kind| kind as u8), part));
                 }
                 at = next;
@@ -82,6 +93,10 @@ fn name(action: &Action<desk::Heap>) -> &'static str {
                 () if has(Kind::Snapshot) => "snapshot: a slice",
                 () if has(Kind::Hole) => "holes: write them down",
                 () if has(Kind::Epoch) => "open: begin the epoch",
+                () if again => "timers: append again",
+                () if has(Kind::TimerEnd) => "timers: take back",
+                () if has(Kind::Timer) => "timers: set",
+                () if delivers => "timers: deliver",
                 () if has(Kind::Message) => "append: a message's unit",
                 () if kinds.is_empty() => "stop: the last mark",
                 () => "append: other state",
@@ -90,6 +105,7 @@ fn name(action: &Action<desk::Heap>) -> &'static str {
         Action::Sync { .. } => "append: sync",
         Action::MakeSegment { .. } => "roll: make the next segment",
         Action::WriteIndex { .. } => "seal: write the index",
+        Action::ReadIndex { read, .. } if read >> 61 == 1 => "timers: read a page of an index",
         Action::Punch { .. } => "holes: punch",
         Action::Retire { .. } => "retention: retire a segment",
         Action::Answer { .. } => "append: acknowledge",
@@ -104,10 +120,14 @@ const QUEUES: u32 = 2;
 struct Journal {
     acknowledged: BTreeMap<(u32, u64), u64>,
     next: u64,
+    /// Delayed messages that were acknowledged: number, when due, where they lie.
+    delayed: BTreeMap<u64, (i64, u64)>,
+    /// Those that were asked to be taken back, and whether that was said to be done.
+    recalled: BTreeMap<u64, bool>,
 }
 
 /// `topics`: one with [`QUEUES`] queues, and one that keeps a message in most segments for longer.
-fn produce(desk: &mut Desk, topics: [u32; 2], journal: &mut Journal, messages: u64) {
+fn produce(desk: &mut Desk, topics: [u32; 3], journal: &mut Journal, messages: u64) {
     for _ in 0..messages {
         let (number, queue) = (journal.next, (journal.next % u64::from(QUEUES)) as u32);
         let is_kept = number % 20 == 7;
@@ -127,8 +147,59 @@ fn produce(desk: &mut Desk, topics: [u32; 2], journal: &mut Journal, messages: u
     }
 }
 
-fn topics(desk: &mut Desk) -> Option<[u32; 2]> {
-    Some([desk.create_topic_as("orders", QUEUES, 0)?, desk.create_topic_as("kept", 1, 4_000)?])
+/// Numbers of delayed messages begin here.
+const DELAYED: u64 = 1 << 32;
+
+/// A delayed message to the topic that keeps what it has.
+fn delay(desk: &mut Desk, topic: u32, journal: &mut Journal, delay_ms: i64) {
+    let (number, deliver_ms) = (DELAYED + journal.next, desk.now.wall_ms + delay_ms);
+    journal.next += 1;
+    let mut run = Vec::new();
+    let message_id = u128::from(number).to_be_bytes();
+    let body = number.to_le_bytes();
+    let spec = MessageSpec { body: &body, deliver_ms, message_id, ..MessageSpec::default() };
+    RecordBuilder::new().append(&mut run, topic, 0, &spec).expect("fits");
+    let sent = desk.produce(topic, 0, &run, 1, Flush::Sync);
+    desk.handle(Input::TurnEnd);
+    let Some(answer) = desk.take(sent).filter(|answer| answer.status == Status::Ok) else { return };
+    let table = read_table::<ProduceAnswer<'_>>(&answer.table).unwrap();
+    assert_eq!(table.base_offset(), record::NO_OFFSET);
+    journal.delayed.insert(number, (deliver_ms, table.position()));
+}
+
+/// Takes back the last delayed message that was acknowledged.
+fn take_back(desk: &mut Desk, topic: u32, journal: &mut Journal) {
+    let Some((number, (due_ms, position))) = journal.delayed.last_key_value() else { return };
+    let (number, due_ms, position) = (*number, *due_ms, *position);
+    let args = RecallArgs { topic, queue: 0, position, due_ms, id_high: 0, id_low: number };
+    let sent = desk.send(Opcode::Recall, &[], |fbb| Recall::create(fbb, &args));
+    desk.handle(Input::TurnEnd);
+    let done = desk.take(sent).is_some_and(|answer| answer.status == Status::Ok);
+    journal.recalled.insert(number, done);
+}
+
+/// Every delayed message arrives once, at its time, but for those taken back.
+fn check_delayed(desk: &Desk, journal: &Journal, seen: &[(u64, i64)], what: &str) {
+    let mut arrived = BTreeSet::new();
+    for (number, stored_ms) in seen.iter().filter(|(number, _)| *number >= DELAYED) {
+        assert!(arrived.insert(*number), "{what}: {number} came twice");
+        let known = journal.delayed.get(number);
+        // promise: never-early
+        assert!(known.is_none_or(|(due_ms, _)| stored_ms >= due_ms), "{what}: {number} is early");
+        assert_ne!(journal.recalled.get(number), Some(&true), "{what}: {number} was taken back");
+    }
+    for number in journal.delayed.keys() {
+        let gone = journal.recalled.contains_key(number) || arrived.contains(number);
+        assert!(gone, "{what}: {number} is lost: {:?}", desk.shard.figures());
+    }
+}
+
+fn topics(desk: &mut Desk) -> Option<[u32; 3]> {
+    Some([
+        desk.create_topic_as("orders", QUEUES, 0)?,
+        desk.create_topic_as("kept", 1, 4_000)?,
+        desk.create_topic_as("delayed", 1, 1 << 40)?,
+    ])
 }
 
 /// Two lives: the first ends cleanly, the second as it comes. Returns what it did, when it was not stopped.
@@ -136,6 +207,10 @@ fn live(files: &Files, journal: &mut Journal, stop_at: usize) -> Vec<&'static st
     let watch = Watch { name, stop_at };
     let mut desk = Desk::watched(config(), files.clone(), watch);
     let Some(topics) = topics(&mut desk) else { return desk.names };
+    for delay_ms in [60_000, 8_000_000, 9_000_000] {
+        delay(&mut desk, topics[2], journal, delay_ms);
+    }
+    take_back(&mut desk, topics[2], journal);
     produce(&mut desk, topics, journal, 120);
     desk.advance(200);
     desk.handle(Input::Stop);
@@ -147,6 +222,7 @@ fn live(files: &Files, journal: &mut Journal, stop_at: usize) -> Vec<&'static st
     let mut desk = Desk::watched(config(), files.clone(), watch);
     for _ in 0..6 {
         produce(&mut desk, topics, journal, 40);
+        delay(&mut desk, topics[2], journal, 700);
         desk.advance(1000);
     }
     [names, std::mem::take(&mut desk.names)].concat()
@@ -186,6 +262,26 @@ fn check(files: Files, journal: &Journal, what: &str) {
         let acknowledged = last.map_or(0, |((_, offset), _)| offset + 1);
         assert!(next >= acknowledged, "{what}: queue {known} ends at {next}, not {acknowledged}");
     }
+    desk.now.wall_ms += 100_000_000;
+    desk.now.mono_us += 100_000_000_000;
+    for _ in 0..20 {
+        desk.handle(Input::Tick);
+    }
+    let mut seen = Vec::new();
+    let mut next = 0;
+    loop {
+        let sent = desk.fetch(&[FetchQueue::new(topics[2], 0, next, 0, 0, 0)], 0);
+        let answer = desk.take(sent).expect("answered at once");
+        let before = seen.len();
+        for (found, number) in record::records(&answer.run).zip(desk::numbers(&answer.run)) {
+            seen.push((number, found.unwrap().header.store_ms.get()));
+        }
+        next += (seen.len() - before) as u64;
+        if seen.len() == before {
+            break;
+        }
+    }
+    check_delayed(&desk, journal, &seen, what);
     let mut after = journal.clone();
     produce(&mut desk, topics, &mut after, 6);
     assert_eq!(after.acknowledged.len(), journal.acknowledged.len() + 6, "{what}");

@@ -11,6 +11,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use ringmq_core::LATENESS_BOUNDS_MS;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ impl fmt::Debug for Metric {
 enum Source {
     Shard(fn(&Published) -> u64),
     Latency(fn(&Latency) -> &Histogram<u64>),
+    Lateness,
     Failed,
     Broker(fn(&Shared) -> i64),
     Total(fn(&Shared) -> &AtomicU64),
@@ -160,6 +162,17 @@ pub const METRICS: &[Metric] = &[
     counter("ringmq_out_of_range_total", "Fetches from an offset that is not there.", |p| {
         p.figures.out_of_range
     }),
+    counter("ringmq_sql_left_out_records_total", "Records that SQL filters left out.", |p| {
+        p.figures.sql_left_out
+    }),
+    counter(
+        "ringmq_retries_total",
+        "Messages that consumers sent back, for another attempt.",
+        |p| p.figures.retries,
+    ),
+    counter("ringmq_dead_letters_total", "Messages that went to a dead-letter topic.", |p| {
+        p.figures.dead_letters
+    }),
     counter("ringmq_transfers_total", "Runs of records sent from file to socket.", |p| {
         p.figures.transfers
     }),
@@ -182,6 +195,29 @@ pub const METRICS: &[Metric] = &[
         p.figures.expired_messages
     }),
     counter("ringmq_snapshots_total", "Snapshots of the state written.", |p| p.figures.snapshots),
+    gauge("ringmq_timers_pending", "Delayed messages that wait for their time.", |p| {
+        p.figures.timers_pending
+    }),
+    counter("ringmq_timers_fired_total", "Delayed messages delivered to their queues.", |p| {
+        p.figures.timers_fired
+    }),
+    counter("ringmq_timers_recalled_total", "Delayed messages that were taken back.", |p| {
+        p.figures.timers_recalled
+    }),
+    counter(
+        "ringmq_timers_moved_total",
+        "Delayed messages stored again before their segment went.",
+        |p| p.figures.timers_moved,
+    ),
+    counter("ringmq_timers_lost_total", "Delayed messages that are damaged on disk.", |p| {
+        p.figures.timers_lost
+    }),
+    Metric {
+        name: "ringmq_timer_lateness_seconds",
+        kind: Kind::Histogram,
+        help: "How long after its time a delayed message was delivered.",
+        source: Source::Lateness,
+    },
     Metric {
         name: "ringmq_shard_failed",
         kind: Kind::Gauge,
@@ -286,6 +322,12 @@ impl Collector for Figures {
                         sample(out.encode_family(&label)?, metric.kind, value(published))?;
                     }
                 }
+                Source::Lateness => {
+                    for (shard, published) in shards.iter().enumerate() {
+                        let label = [("shard", shard as u64)];
+                        lateness(out.encode_family(&label)?, &published.figures)?;
+                    }
+                }
                 Source::Latency(of) => {
                     for (shard, published) in shards.iter().enumerate() {
                         let label = [("shard", shard as u64)];
@@ -303,6 +345,13 @@ fn sample(mut out: MetricEncoder<'_>, kind: Kind, value: u64) -> Result<(), fmt:
         Kind::Counter => out.encode_counter::<NoLabelSet, u64, u64>(&value, None),
         _ => out.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
     }
+}
+
+fn lateness(mut out: MetricEncoder<'_>, figures: &ringmq_core::Figures) -> Result<(), fmt::Error> {
+    let bounds = LATENESS_BOUNDS_MS.iter().map(|ms| *ms as f64 / 1e3).chain([f64::INFINITY]);
+    let list: Vec<(f64, u64)> = bounds.zip(figures.timers_late).collect();
+    let sum = figures.timers_late_ms as f64 / 1e3;
+    out.encode_histogram::<NoLabelSet>(sum, figures.timers_late.iter().sum(), &list, None)
 }
 
 fn buckets(mut out: MetricEncoder<'_>, histogram: &Histogram<u64>) -> Result<(), fmt::Error> {

@@ -9,6 +9,7 @@
 pub(crate) mod ahead;
 pub(crate) mod beside;
 mod index;
+mod lengths;
 pub(crate) mod memory;
 pub(crate) mod recovery;
 pub(crate) mod segment;

@@ -10,6 +10,7 @@ use super::beside::remove;
 use super::segment::{
     SPARES_MAX, base_of, failed, file_name, index_name, spare_base_of, spare_name,
 };
+use crate::sys;
 use anyhow::Context;
 use ringmq_core::{BLOCK_BYTES, DiskError, LogFiles, SegmentFile, ShardConfig, check_segment};
 use std::fs::{self, File, OpenOptions};
@@ -65,6 +66,11 @@ impl RecoveryFiles {
         Ok(RecoveryFiles { folder, segments, spares, open: None, open_index: None })
     }
 
+    /// Gives segments that were cut short their length back; new ones have this one.
+    pub(crate) fn restore_lengths(&mut self, usual: u64) -> Result<(), DiskError> {
+        super::lengths::restore(&self.folder, &mut self.segments, usual)
+    }
+
     /// Retired segments that can become new ones of this length; removes the others.
     pub(crate) fn keep_spares(&mut self, bytes: u64) -> Result<Vec<SegmentFile>, DiskError> {
         let mut kept = Vec::new();
@@ -102,14 +108,25 @@ impl RecoveryFiles {
     }
 }
 
+/// So much of an index is on its way to the disk at a time: all of it at once, 12 MiB and more, would stand in front of
+/// the log's own small writes.
+const INDEX_CHUNK_BYTES: usize = 1 << 20;
+
 /// Writes the index of a segment in place of what is there: whole and durable before it has its name.
 pub(super) fn write_index(folder: &Path, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
     let path = folder.join(index_name(base));
     let new = folder.join(format!("{}.new", index_name(base)));
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
+        for (chunk, from) in
+            bytes.chunks(INDEX_CHUNK_BYTES).zip((0u64..).step_by(INDEX_CHUNK_BYTES))
+        {
+            file.write_all(chunk)?;
+            sys::write_back(&file, from, chunk.len() as u64);
+        }
         file.sync_data()?;
+        // It is read past the page cache.
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
         fs::rename(&new, &path)?;
         File::open(folder)?.sync_all()
     };

@@ -165,6 +165,7 @@ async fn open_shards(id: usize, state: &Arc<BrokerState>) -> anyhow::Result<Vec<
             reads_max: state.config.reads_in_flight,
             segment_bytes: state.config.segment_bytes.0,
         };
+        files.restore_lengths(limits.segment_bytes)?;
         let spares = files.keep_spares(limits.segment_bytes)?;
         let disk = Disk::new(folder.clone(), files.list(), spares, memory.clone(), limits);
         let mut out = Outbox::default();

@@ -53,6 +53,15 @@ pub(crate) fn keep_freed_blocks(threshold_bytes: usize) {
     let _ = threshold_bytes;
 }
 
+/// Writes what the page cache has of a range of a file to the disk, and waits for that. Says nothing of durability,
+/// and so nothing of failures: the sync that must follow does.
+pub(crate) fn write_back(file: &std::fs::File, from: u64, bytes: u64) {
+    let flags = libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let (Ok(from), Ok(bytes)) = (i64::try_from(from), i64::try_from(bytes)) else { return };
+    // SAFETY: the call gets numbers only; the descriptor is borrowed from the file for its length.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), from, bytes, flags) };
+}
+
 /// Gives a descriptor to glommio as a TCP stream of the calling executor.
 pub(crate) fn adopt_stream(fd: OwnedFd) -> glommio::net::TcpStream {
     // SAFETY: `into_raw_fd` gives the ownership up, the stream takes it.

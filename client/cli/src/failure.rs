@@ -105,6 +105,10 @@ fn advise(kind: ErrorKind) -> (Exit, &'static str) {
         K::SubscriptionMismatch => {
             (Exit::Failed, "`ringmq group members` shows the subscriptions; use another --group")
         }
+        K::BadFilter => (
+            Exit::Usage,
+            "\"region = 'eu' AND amount > 100\": strings in single quotes, names of properties in none",
+        ),
         K::Fenced => (
             Exit::Failed,
             "stop the group's consumers first; `ringmq group members GROUP` shows them",

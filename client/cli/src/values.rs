@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ringmq::{MessageRef, SeekTo};
+use ringmq::{MessageRef, RecallHandle, SeekTo};
 
 /// A place in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,13 @@ pub fn time(text: &str) -> Result<Place, String> {
 pub fn message(text: &str) -> Result<MessageRef, String> {
     text.parse().map_err(|_| {
         "a UUID, or a stored id with its broker as in broker-a/0003-00000000000a1b2c".to_owned()
+    })
+}
+
+/// What a delayed message is taken back by.
+pub fn recall_handle(text: &str) -> Result<RecallHandle, String> {
+    text.parse().map_err(|_| {
+        "broker/topic/queue/position/time/id, as `ringmq timer ls` prints it".to_owned()
     })
 }
 

@@ -1,7 +1,7 @@
 //! Groups and their members.
 
-use super::Admin;
 use super::types::{BrokerStatus, GroupDescription, GroupMember, OwnedQueue, ResetTo};
+use super::{Admin, GroupSettings, GroupSpec};
 use crate::connection::Request;
 use crate::error::{Error, ErrorKind, Result};
 use crate::route::Queue;
@@ -19,6 +19,7 @@ use std::time::Duration;
 pub(super) struct OnBroker {
     pub(super) broker: BrokerStatus,
     pub(super) group_id: u32,
+    settings: GroupSettings,
     pub(super) members: Vec<Member>,
 }
 
@@ -53,7 +54,9 @@ impl Admin {
     /// A group and its members.
     pub async fn describe_group(&self, group: &str) -> Result<GroupDescription> {
         let mut members: HashMap<(u64, u64), GroupMember> = HashMap::new();
+        let mut settings = None;
         for on in self.group_on_brokers("describe group", group).await? {
+            settings.get_or_insert(on.settings);
             for member in on.members {
                 let queues = self.owned(&on.broker, &member).await;
                 let Member { id, client, subscriptions, idle, .. } = member;
@@ -71,7 +74,8 @@ impl Admin {
         let mut members: Vec<GroupMember> = members.into_values().collect();
         members.iter_mut().for_each(|member| member.queues.sort_by(|a, b| a.queue.cmp(&b.queue)));
         members.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(GroupDescription { name: group.to_owned(), members })
+        let settings = settings.unwrap_or_default();
+        Ok(GroupDescription { name: group.to_owned(), settings, members })
     }
 
     /// What a member owns on a broker, by names.
@@ -115,7 +119,8 @@ impl Admin {
             let table = answer.read::<wire::DescribeGroupAnswer<'_>>(operation)?;
             let Some(group) = table.group() else { continue };
             let members = table.members().into_iter().flatten().map(|m| read_member(&m)).collect();
-            found.push(OnBroker { broker, group_id: group.id(), members });
+            let settings = GroupSettings::read(group.settings());
+            found.push(OnBroker { broker, group_id: group.id(), settings, members });
         }
         if found.is_empty() {
             let mut error = Error::of_status(operation, Status::UnknownGroup).on(group);
@@ -125,17 +130,52 @@ impl Admin {
         Ok(found)
     }
 
-    /// Creates a group on every broker; consumers do so by themselves.
-    pub async fn create_group(&self, group: &str) -> Result<()> {
+    /// Creates a group on every broker; consumers do so by themselves. One that is there is fine, unless other
+    /// settings are asked for.
+    ///
+    /// ```no_run
+    /// # use ringmq::{Client, GroupSpec};
+    /// # use std::time::Duration;
+    /// # async fn example(client: Client) -> ringmq::Result<()> {
+    /// let pauses = [1, 5, 30].map(Duration::from_secs);
+    /// client.admin().create_group(GroupSpec::new("billing").max_attempts(5).retry_pauses(pauses)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn create_group(&self, group: impl Into<GroupSpec>) -> Result<()> {
         let operation = "create group";
-        names::check_group(group).map_err(|error| Error::invalid(operation, error).on(group))?;
+        let GroupSpec { name, settings } = group.into();
+        let (name, settings) = (name.as_str(), settings.as_ref());
+        names::check_group(name).map_err(|error| Error::invalid(operation, error).on(name))?;
         for broker in self.masters().await? {
-            self.asker().group_id(&broker.address.as_str().into(), group).await?;
+            let request = Request::new(Opcode::CreateGroup, operation);
+            let answer = self.ask(&broker.address, request, |fbb| {
+                let name = Some(fbb.create_string(name));
+                let settings = settings.map(|settings| settings.write(fbb));
+                wire::CreateGroup::create(fbb, &wire::CreateGroupArgs { name, settings })
+            });
+            answer.await.map_err(|error| error.on(format!("{name} on {}", broker.broker)))?;
         }
         Ok(())
     }
 
-    /// Deletes a group and its offsets on every broker.
+    /// Changes a group on every broker that has it: every setting is taken over.
+    pub async fn alter_group(&self, group: impl Into<GroupSpec>) -> Result<()> {
+        let operation = "alter group";
+        let GroupSpec { name, settings } = group.into();
+        let (name, settings) = (name.as_str(), settings.unwrap_or_default());
+        for on in self.group_on_brokers(operation, name).await? {
+            let request = Request::new(Opcode::AlterGroup, operation);
+            let answer = self.ask(&on.broker.address, request, |fbb| {
+                let name = Some(fbb.create_string(name));
+                let settings = Some(settings.write(fbb));
+                wire::AlterGroup::create(fbb, &wire::AlterGroupArgs { name, settings })
+            });
+            answer.await.map_err(|error| error.on(format!("{name} on {}", on.broker.broker)))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a group, its offsets and what waits for another attempt, on every broker. Its dead letters stay.
     pub async fn delete_group(&self, group: &str) -> Result<()> {
         let operation = "delete group";
         for on in self.group_on_brokers(operation, group).await? {

@@ -1,13 +1,17 @@
 //! Administration: topics, groups, offsets, messages, cluster.
 
 mod cluster;
+mod group_spec;
 mod groups;
 mod lag;
 mod messages;
+mod timers;
 mod topics;
 mod types;
 
+pub use group_spec::{GroupSettings, GroupSpec, RetryPauses};
 pub use messages::{FoundMessages, KeyQuery};
+pub use timers::{PendingMessage, PendingMessages};
 pub use types::{
     BrokerStatus, GroupDescription, GroupMember, MessageType, OwnedQueue, Permission, QueueLag,
     QueueStats, ResetTo, ShardStatus, TopicDescription, TopicSpec,

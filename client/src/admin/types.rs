@@ -1,5 +1,6 @@
 //! What administration takes and returns.
 
+use super::GroupSettings;
 use crate::consumer::SeekTo;
 use crate::message::Flush;
 use crate::route::Queue;
@@ -244,6 +245,8 @@ pub struct QueueStats {
 pub struct GroupDescription {
     /// Its name.
     pub name: String,
+    /// How it consumes, as the first broker that has it says.
+    pub settings: GroupSettings,
     /// Its members over all brokers.
     pub members: Vec<GroupMember>,
 }

@@ -36,10 +36,13 @@ impl Reader {
     /// Fails when a topic is unknown, or a broker refuses for good.
     pub(super) async fn join(self: &Arc<Self>) -> Result<()> {
         for subscription in &self.settings.subscriptions {
-            self.routes
-                .get(&subscription.topic)
-                .await
-                .map_err(|error| error.during("subscribe"))?;
+            match self.routes.get(&subscription.topic).await {
+                // The brokers make it when a member subscribes to it.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound
+                        && self.is_retry_topic(&subscription.topic) => {}
+                route => drop(route.map_err(|error| error.during("subscribe"))?),
+            }
         }
         for broker in self.brokers() {
             let assigned = self.heartbeat(&broker, 0, Duration::ZERO).await;
@@ -131,7 +134,7 @@ impl Reader {
                     .map(|subscription| {
                         let topic = Some(fbb.create_string(&subscription.topic));
                         let expression = Some(fbb.create_string(&subscription.filter.expression()));
-                        let kind = wire::FilterKind::Tags;
+                        let kind = subscription.filter.kind();
                         let args = wire::SubscriptionArgs { topic, kind, expression };
                         wire::Subscription::create(fbb, &args)
                     })
@@ -150,7 +153,18 @@ impl Reader {
                 wire::GroupHeartbeat::create(fbb, &args)
             })
             .await?;
-        read_assigned(&answer)
+        self.read_assigned(&answer)
+    }
+
+    fn read_assigned(&self, answer: &Answer) -> Result<Assigned> {
+        let table = answer.read::<wire::GroupHeartbeatAnswer<'_>>("join group")?;
+        self.learn_max_attempts(table.max_attempts());
+        let owned = table.queues().into_iter().flatten();
+        Ok(Assigned {
+            group_id: table.group(),
+            version: table.version(),
+            owned: owned.map(|o| ((o.topic(), o.queue()), o.generation())).collect(),
+        })
     }
 
     /// Makes what is held agree with what the broker said. Returns whether something stays to be learnt.
@@ -288,14 +302,4 @@ impl Reader {
             }
         }
     }
-}
-
-fn read_assigned(answer: &Answer) -> Result<Assigned> {
-    let table = answer.read::<wire::GroupHeartbeatAnswer<'_>>("join group")?;
-    let owned = table.queues().into_iter().flatten();
-    Ok(Assigned {
-        group_id: table.group(),
-        version: table.version(),
-        owned: owned.map(|o| ((o.topic(), o.queue()), o.generation())).collect(),
-    })
 }

@@ -10,11 +10,11 @@
 //!   everything that no listener had;
 //! - a queue that was taken away and came back has another `Held` id: nothing old touches it.
 
-use super::held::{Held, Taken, Waiting, open};
+use super::held::{Held, Taken, Ticket, Waiting, open};
+use super::lanes::{Lane, Lanes};
 use crate::connection::Answer;
 use crate::error::Result;
 use crate::filter::Filter;
-use crate::record::Record;
 use crate::route::Queue;
 use ringmq_schema::consume::FetchAnswer;
 use ringmq_schema::record as wire;
@@ -103,14 +103,15 @@ struct Delayed {
     due: Instant,
     sequence: u64,
     id: HeldId,
-    record: Record,
+    lane: Lane,
+    waiting: Waiting,
 }
 
 /// See the module.
 pub(super) struct Feed {
     state: Mutex<State>,
     room: Room,
-    /// One queue's records are given out one at a time.
+    /// Records of a queue are given out one at a time, of each message group one.
     orderly: bool,
     /// Something can be taken. A taker that leaves something wakes the next.
     pub(super) ready: Notify,
@@ -157,7 +158,7 @@ impl Feed {
             holding,
             next_fetch: start,
             asked: None,
-            waiting: VecDeque::new(),
+            waiting: Lanes::new(self.orderly),
             unfinished: VecDeque::new(),
             records: 0,
             bytes: 0,
@@ -199,6 +200,11 @@ impl Feed {
         found.map(|(id, held)| (*id, held.holding.clone()))
     }
 
+    /// What is held under this id, if it still is.
+    pub(super) fn holding(&self, id: HeldId) -> Option<Holding> {
+        self.lock().held.get(&id).map(|held| held.holding.clone())
+    }
+
     /// No longer gives out what waits of a queue, and asks for no more.
     pub(super) fn revoke(&self, id: HeldId) {
         let mut guard = self.lock();
@@ -208,11 +214,7 @@ impl Feed {
         // What is on its way would be left out of the position: nobody is to take it any more.
         held.asked = None;
         held.waiting.clear();
-        let delayed = state.delayed.len();
         state.delayed.retain(|delayed| delayed.0.id != id);
-        if self.orderly {
-            held.in_process -= delayed - state.delayed.len();
-        }
     }
 
     /// Forgets a queue at once: nothing of it counts any more.
@@ -248,7 +250,7 @@ impl Feed {
         let State { held, ready, .. } = &mut *state;
         for (id, held) in held.iter_mut().filter(|(_, held)| *held.holding.queue == *queue) {
             held.paused = paused;
-            if held.can_give(self.orderly) && !std::mem::replace(&mut held.listed, true) {
+            if held.can_give() && !std::mem::replace(&mut held.listed, true) {
                 ready.push_back(*id);
             }
             held.fetcher.notify_one();
@@ -356,7 +358,7 @@ impl Feed {
                     let held = state.held.get_mut(id).expect("just found");
                     held.add(header.offset.get(), run.slice(at..end));
                     added = true;
-                    if held.can_give(self.orderly) && !std::mem::replace(&mut held.listed, true) {
+                    if held.can_give() && !std::mem::replace(&mut held.listed, true) {
                         state.ready.push_back(*id);
                     }
                 }
@@ -402,12 +404,12 @@ impl Feed {
             let id = state.ready.pop_front()?;
             let Some(held) = state.held.get_mut(&id) else { continue };
             held.listed = false;
-            if !held.can_give(self.orderly) {
+            if !held.can_give() {
                 continue;
             }
-            let Some(waiting) = held.waiting.pop_front() else { continue };
+            let Some((lane, waiting)) = held.waiting.take() else { continue };
             held.in_process += 1;
-            if held.can_give(self.orderly) {
+            if held.can_give() {
                 held.listed = true;
                 state.ready.push_back(id);
             }
@@ -419,16 +421,18 @@ impl Feed {
             if more {
                 self.ready.notify_one();
             }
-            return Some(open(id, &queue, shard, &filter, waiting));
+            return Some(open((id, lane), &queue, shard, &filter, waiting));
         }
     }
 
     /// A record was consumed (or is not to be).
-    pub(super) fn finish(&self, id: HeldId, offset: u64, bytes: usize) {
+    pub(super) fn finish(&self, ticket: Ticket) {
+        let Ticket { id, offset, bytes, lane } = ticket;
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(held) = state.held.get_mut(&id) else { return };
         held.in_process -= 1;
+        held.waiting.end(lane);
         held.finish(offset, bytes);
         let idle = held.in_process == 0;
         if held.asked.is_none() && held.wants_more(self.room) {
@@ -442,19 +446,18 @@ impl Feed {
         }
     }
 
-    /// A record is to be delivered again after a pause. An orderly queue waits for it.
-    pub(super) fn again(&self, id: HeldId, record: Record, pause: Duration) {
+    /// A record is to be given out again after a pause. In an orderly queue its lane waits for it.
+    pub(super) fn again(&self, ticket: Ticket, waiting: Waiting, pause: Duration) {
+        let Ticket { id, lane, .. } = ticket;
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(held) = state.held.get_mut(&id) else { return };
         let keep = !held.revoked && !state.stopped;
-        if !self.orderly || !keep {
-            held.in_process -= 1;
-        }
+        held.in_process -= 1;
         if keep {
             state.ids += 1;
             let (due, sequence) = (Instant::now() + pause, state.ids);
-            state.delayed.push(Reverse(Delayed { due, sequence, id, record: record.again() }));
+            state.delayed.push(Reverse(Delayed { due, sequence, id, lane, waiting }));
             self.relist(state, id);
         }
         drop(guard);
@@ -473,12 +476,11 @@ impl Feed {
                 next = Some(first.due);
                 break;
             }
-            let Some(Reverse(Delayed { id, record, .. })) = state.delayed.pop() else { break };
+            let Some(Reverse(Delayed { id, lane, waiting, .. })) = state.delayed.pop() else {
+                break;
+            };
             let Some(held) = state.held.get_mut(&id) else { continue };
-            held.waiting.push_front(Waiting::Again(record));
-            if self.orderly {
-                held.in_process -= 1;
-            }
+            held.waiting.again(lane, waiting);
             self.relist(state, id);
         }
         let more = !state.ready.is_empty();
@@ -489,22 +491,15 @@ impl Feed {
         next
     }
 
-    /// In-process orderly records that wait for their redelivery are given up.
+    /// Records that wait for their redelivery are given up.
     pub(super) fn drop_delayed(&self) {
-        let mut state = self.lock();
-        for Reverse(delayed) in std::mem::take(&mut state.delayed) {
-            if let Some(held) = state.held.get_mut(&delayed.id)
-                && self.orderly
-            {
-                held.in_process -= 1;
-            }
-        }
+        self.lock().delayed.clear();
     }
 
     fn relist(&self, state: &mut State, id: HeldId) {
         let State { held, ready, .. } = state;
         let Some(held) = held.get_mut(&id) else { return };
-        if held.can_give(self.orderly) && !std::mem::replace(&mut held.listed, true) {
+        if held.can_give() && !std::mem::replace(&mut held.listed, true) {
             ready.push_back(id);
             self.ready.notify_one();
         }

@@ -64,8 +64,8 @@ fn what_arrives_after_a_queue_was_taken_away_is_not_committed() {
         feed.answered(&plan, &answer(0..3)).expect("a good answer");
         let taken: Vec<_> = std::iter::from_fn(|| {
             let taken = feed.take()?;
-            feed.finish(taken.id, taken.offset, taken.bytes);
-            Some(taken.id)
+            feed.finish(taken.ticket);
+            Some(taken.ticket.id)
         })
         .collect();
         let [id, _, _] = taken[..] else { panic!("three were given out, not {taken:?}") };

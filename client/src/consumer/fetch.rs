@@ -126,8 +126,9 @@ async fn ask(
             let tables: Vec<_> = filters
                 .iter()
                 .map(|filter| {
-                    let hashes = Some(fbb.create_vector(&filter.hashes()));
-                    wire::TagFilter::create(fbb, &wire::TagFilterArgs { hashes })
+                    let hashes = filter.hashes().map(|hashes| fbb.create_vector(&hashes));
+                    let sql = filter.sql_text().map(|text| fbb.create_string(text));
+                    wire::TagFilter::create(fbb, &wire::TagFilterArgs { hashes, sql })
                 })
                 .collect();
             let args = wire::FetchArgs {

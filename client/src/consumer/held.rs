@@ -3,6 +3,7 @@
 //! Invariants are those of `feed`, which has the lock.
 
 use super::feed::{HeldId, Holding, Room};
+use super::lanes::{Lane, Lanes};
 use crate::filter::Filter;
 use crate::record::Record;
 use crate::route::Queue;
@@ -23,7 +24,7 @@ pub(super) struct Held {
     pub(super) holding: Holding,
     pub(super) next_fetch: u64,
     pub(super) asked: Option<u64>,
-    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) waiting: Lanes,
     pub(super) unfinished: VecDeque<(u64, bool)>,
     /// Records not consumed, and their bytes.
     pub(super) records: usize,
@@ -44,21 +45,35 @@ pub(super) struct Held {
 }
 
 /// A record that waits; verified when it is taken.
+#[derive(Debug, Clone)]
 pub(super) enum Waiting {
     Raw(Bytes),
     Again(Record),
 }
 
-/// A record on its way to the user.
-pub(super) struct Taken {
+/// What is to be handed back of a record that was taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticket {
     pub(super) id: HeldId,
     pub(super) offset: u64,
     /// Bytes in the queue's account.
     pub(super) bytes: usize,
-    /// `Err`: it cannot be read, says why.
-    pub(super) record: Result<Record, String>,
+    pub(super) lane: Lane,
+}
+
+/// A record on its way to the user.
+pub(super) struct Taken {
+    pub(super) ticket: Ticket,
+    /// `Err`: it cannot be read.
+    pub(super) record: Result<Record, Unreadable>,
     /// The tag is wanted.
     pub(super) wanted: bool,
+}
+
+/// A record whose message does not verify. Its header does.
+pub(super) struct Unreadable {
+    pub(super) why: String,
+    pub(super) raw: Bytes,
 }
 
 impl Held {
@@ -75,9 +90,8 @@ impl Held {
             && self.bytes <= room.bytes / 2
     }
 
-    pub(super) fn can_give(&self, orderly: bool) -> bool {
-        let busy = orderly && self.in_process > 0;
-        !(self.waiting.is_empty() || self.revoked || self.paused || busy)
+    pub(super) fn can_give(&self) -> bool {
+        self.waiting.may_give() && !self.revoked && !self.paused
     }
 
     pub(super) fn add(&mut self, offset: u64, bytes: Bytes) {
@@ -89,7 +103,7 @@ impl Held {
         self.records += 1;
         self.bytes += bytes.len();
         self.unfinished.push_back((offset, false));
-        self.waiting.push_back(Waiting::Raw(bytes));
+        self.waiting.add(Waiting::Raw(bytes));
     }
 
     pub(super) fn finish(&mut self, offset: u64, bytes: usize) {
@@ -155,27 +169,26 @@ impl Held {
 
 /// Verifies a record that was taken.
 pub(super) fn open(
-    id: HeldId,
+    (id, lane): (HeldId, Lane),
     queue: &Arc<Queue>,
     shard: u16,
     filter: &Filter,
     waiting: Waiting,
 ) -> Taken {
     match waiting {
-        Waiting::Again(record) => Taken {
-            id,
-            offset: record.offset(),
-            bytes: record.stored_bytes(),
-            record: Ok(record),
-            wanted: true,
-        },
+        Waiting::Again(record) => {
+            let (offset, bytes) = (record.offset(), record.stored_bytes());
+            let ticket = Ticket { id, offset, bytes, lane };
+            Taken { ticket, record: Ok(record), wanted: true }
+        }
         Waiting::Raw(raw) => {
             let bytes = raw.len();
             let header = wire::read_one(&raw, 0).ok().and_then(|(_, found)| found);
             let offset = header.expect("walked when it came").header.offset.get();
-            let record = Record::verify(queue, shard, raw);
+            let record = Record::verify(queue, shard, raw.clone());
             let wanted = record.as_ref().is_ok_and(|record| filter.matches(record.tag()));
-            Taken { id, offset, bytes, record, wanted }
+            let ticket = Ticket { id, offset, bytes, lane };
+            Taken { ticket, record: record.map_err(|why| Unreadable { why, raw }), wanted }
         }
     }
 }

@@ -10,10 +10,12 @@ mod feed;
 mod feed_tests;
 mod fetch;
 mod held;
+mod lanes;
 mod offsets;
 mod pull;
 mod push;
 mod reader;
+mod retry;
 mod simple;
 
 pub(crate) use offsets::Asker;

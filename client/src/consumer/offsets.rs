@@ -147,7 +147,7 @@ impl Asker {
             .await?
             .call(request, self.limit, |fbb| {
                 let name = Some(fbb.create_string(group));
-                CreateGroup::create(fbb, &CreateGroupArgs { name })
+                CreateGroup::create(fbb, &CreateGroupArgs { name, settings: None })
             })
             .await
             .map_err(|error| error.on(group))?;

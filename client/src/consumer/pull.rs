@@ -109,6 +109,7 @@ impl PullConsumerBuilder {
             commit_interval: None,
             commit_on_close: false,
             session_timeout: Duration::from_secs(10),
+            retry_topic: None,
         };
         let room = Room { records: self.max_waiting, bytes: self.max_waiting_bytes };
         let reader = Reader::new(&self.client, settings, Feed::new(room, false));
@@ -183,12 +184,12 @@ impl PullConsumer {
             match taken.record {
                 Ok(record) if taken.wanted => records.push(record),
                 Ok(_) => {}
-                Err(error) => {
-                    let offset = taken.offset;
-                    tracing::error!(offset, %error, "a record cannot be read and is left out");
+                Err(unreadable) => {
+                    let (offset, error) = (taken.ticket.offset, unreadable.why);
+                    tracing::error!(offset, error, "a record cannot be read and is left out");
                 }
             }
-            feed.finish(taken.id, taken.offset, taken.bytes);
+            feed.finish(taken.ticket);
         }
         records
     }

@@ -2,8 +2,9 @@
 
 use super::ConsumeFrom;
 use super::feed::{Feed, Room};
-use super::held::Taken;
+use super::held::{Taken, Ticket, Unreadable, Waiting};
 use super::reader::{DROP_LIMIT, Reader, ReaderSettings, Subscription};
+use super::retry::Returned;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::filter::Filter;
@@ -30,7 +31,7 @@ pub struct PushConsumerBuilder {
     concurrency: usize,
     max_waiting: usize,
     max_waiting_bytes: usize,
-    backoff: (Duration, Duration),
+    pause: Duration,
     listener_timeout: Duration,
     commit_interval: Duration,
     session_timeout: Duration,
@@ -64,7 +65,7 @@ impl PushConsumerBuilder {
             concurrency: 20,
             max_waiting: 1000,
             max_waiting_bytes: 100 << 20,
-            backoff: (Duration::from_millis(100), Duration::from_secs(30)),
+            pause: Duration::from_secs(1),
             listener_timeout: Duration::from_secs(15 * 60),
             commit_interval: Duration::from_secs(5),
             session_timeout: Duration::from_secs(10),
@@ -101,14 +102,14 @@ impl PushConsumerBuilder {
         self
     }
 
-    /// Pause before a message whose listener failed is delivered again: `first`, doubled with each attempt
-    /// up to `longest`. Default 100 ms, 30 s.
-    pub fn redelivery(mut self, first: Duration, longest: Duration) -> PushConsumerBuilder {
-        self.backoff = (first, longest.max(first));
+    /// Pause before an orderly listener gets a message again that failed. Default 1 s. How long a concurrent listener
+    /// waits for it is a setting of the group.
+    pub fn orderly_pause(mut self, pause: Duration) -> PushConsumerBuilder {
+        self.pause = pause;
         self
     }
 
-    /// A listener call that takes longer is dropped, and its message delivered again. Default 15 min.
+    /// A listener call that takes longer is dropped, and its message has failed. Default 15 min.
     pub fn listener_timeout(mut self, limit: Duration) -> PushConsumerBuilder {
         self.listener_timeout = limit;
         self
@@ -126,8 +127,9 @@ impl PushConsumerBuilder {
         self
     }
 
-    /// Starts; messages are handled in parallel. `Ok` means consumed; after an `Err` the message is
-    /// delivered again after a pause, and the queue's committed offset does not pass it before.
+    /// Starts; messages are handled in parallel. `Ok` means consumed. After an `Err`, or a panic, the message goes to
+    /// the group's retry topic: it is delivered again after a pause, to whichever member, and after the group's most
+    /// attempts it goes to its dead-letter topic `%DLQ%group`.
     pub async fn listen<L, F, E>(self, listener: L) -> Result<PushConsumer>
     where
         L: Fn(Record) -> F + Send + Sync + 'static,
@@ -137,8 +139,9 @@ impl PushConsumerBuilder {
         self.start(listener, false).await
     }
 
-    /// Like [`PushConsumerBuilder::listen`], but one message at a time per queue, in the queue's order: a
-    /// message that fails holds the queue until it succeeds.
+    /// Like [`PushConsumerBuilder::listen`], but one message at a time per queue, in the queue's order; of messages
+    /// with a group one at a time per group, while others of the queue go on. A message that fails is delivered again
+    /// after a pause, and those behind it wait; after the group's most attempts it goes to the dead-letter topic.
     pub async fn listen_orderly<L, F, E>(self, listener: L) -> Result<PushConsumer>
     where
         L: Fn(Record) -> F + Send + Sync + 'static,
@@ -154,7 +157,12 @@ impl PushConsumerBuilder {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let subscriptions = check(&self.group, &self.subscriptions)?;
+        let mut subscriptions = check(&self.group, &self.subscriptions)?;
+        let retry_topic: Arc<str> = names::retry_topic(&self.group).into();
+        if !subscriptions.iter().any(|subscription| subscription.topic == retry_topic) {
+            let (topic, filter) = (Arc::clone(&retry_topic), Arc::new(Filter::all()));
+            subscriptions.push(Subscription { topic, filter });
+        }
         let settings = ReaderSettings {
             group: self.group,
             subscriptions,
@@ -162,13 +170,15 @@ impl PushConsumerBuilder {
             commit_interval: Some(self.commit_interval),
             commit_on_close: true,
             session_timeout: self.session_timeout,
+            retry_topic: Some(retry_topic),
         };
         let room = Room { records: self.max_waiting, bytes: self.max_waiting_bytes };
         let reader = Reader::new(&self.client, settings, Feed::new(room, orderly));
         let work = Arc::new(Work {
             reader: Arc::clone(&reader),
             listener,
-            backoff: self.backoff,
+            orderly,
+            pause: self.pause,
             limit: self.listener_timeout,
         });
         let mut workers = JoinSet::new();
@@ -213,7 +223,8 @@ pub(super) fn check(group: &str, subscribed: &[(String, Filter)]) -> Result<Vec<
 struct Work<L> {
     reader: Arc<Reader>,
     listener: L,
-    backoff: (Duration, Duration),
+    orderly: bool,
+    pause: Duration,
     limit: Duration,
 }
 
@@ -236,28 +247,39 @@ where
     }
 
     async fn process(&self, taken: Taken) {
-        let Taken { id, offset, bytes, record, wanted } = taken;
+        let Taken { ticket, record, wanted } = taken;
         let feed = &self.reader.feed;
         let record = match record {
             Ok(record) => record,
-            Err(error) => {
-                tracing::error!(offset, %error, "a record cannot be read and is left out");
-                return feed.finish(id, offset, bytes);
+            Err(Unreadable { why, raw }) => {
+                let offset = ticket.offset;
+                tracing::error!(offset, error = why, "a message cannot be read: a dead letter");
+                let (waiting, error) = (Waiting::Raw(raw), format!("it cannot be read: {why}"));
+                let returned = Returned { ticket, waiting, dead_letter: true, error };
+                return self.reader.send_back(returned);
             }
         };
         if !wanted {
-            return feed.finish(id, offset, bytes);
+            return feed.finish(ticket);
         }
+        let offset = ticket.offset;
         let span = tracing::debug_span!("process", queue = %record.queue(), offset);
-        let why = match self.call(record.clone()).instrument(span).await {
-            Ok(()) => return feed.finish(id, offset, bytes),
-            Err(why) => why,
-        };
+        match self.call(record.clone()).instrument(span).await {
+            Ok(()) => feed.finish(ticket),
+            Err(error) => self.failed(ticket, record, error),
+        }
+    }
+
+    /// A listener failed: the message goes back, or in an orderly queue comes again until no attempt is left.
+    fn failed(&self, ticket: Ticket, record: Record, error: String) {
         let attempt = record.delivery_attempt();
-        let pause = self.backoff.0.saturating_mul(2u32.saturating_pow(attempt - 1));
-        let pause = pause.min(self.backoff.1);
-        tracing::warn!(queue = %record.queue(), offset, attempt, error = why, "delivered again");
-        feed.again(id, record, pause);
+        tracing::warn!(queue = %record.queue(), offset = ticket.offset, attempt, error, "failed");
+        let waiting = Waiting::Again(record);
+        if self.orderly && attempt < self.reader.max_attempts() {
+            return self.reader.feed.again(ticket, waiting.once_more(), self.pause);
+        }
+        let dead_letter = self.orderly;
+        self.reader.send_back(Returned { ticket, waiting, dead_letter, error });
     }
 
     async fn call(&self, record: Record) -> Result<(), String> {
@@ -286,14 +308,17 @@ async fn redeliver(reader: Arc<Reader>) {
 }
 
 impl PushConsumer {
-    /// The queues it owns now.
+    /// The queues of its topics that it owns now.
     pub fn queues(&self) -> Vec<Queue> {
-        self.inner.reader.feed.positions().into_iter().map(|(queue, _)| queue).collect()
+        self.positions().into_iter().map(|(queue, _)| queue).collect()
     }
 
-    /// The next offset that is not consumed, of each queue that it owns now: what a commit would say.
+    /// The next offset that is not consumed, of each queue of its topics that it owns now: what a commit would say.
     pub fn positions(&self) -> Vec<(Queue, u64)> {
-        self.inner.reader.feed.positions()
+        let reader = &self.inner.reader;
+        let mut positions = reader.feed.positions();
+        positions.retain(|(queue, _)| !reader.is_retry_topic(&queue.topic));
+        positions
     }
 
     /// Commits now instead of at the next interval.

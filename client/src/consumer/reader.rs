@@ -16,11 +16,13 @@ use crate::filter::Filter;
 use crate::route::Routes;
 use ringmq_schema::consume::{GroupLeave, GroupLeaveArgs, MemberId};
 use ringmq_schema::error::Status;
+use ringmq_schema::limits::ATTEMPTS_MAX_DEFAULT;
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::placement;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -48,6 +50,8 @@ pub(super) struct ReaderSettings {
     pub(super) commit_interval: Option<Duration>,
     pub(super) commit_on_close: bool,
     pub(super) session_timeout: Duration,
+    /// Where the messages are that its members sent back; among the subscriptions, and made when it is needed.
+    pub(super) retry_topic: Option<Arc<str>>,
 }
 
 /// How a consumer ends.
@@ -69,6 +73,8 @@ pub(crate) struct Reader {
     pub(super) client_name: String,
     pub(super) member: MemberId,
     pub(super) phase: watch::Sender<Phase>,
+    /// As the brokers said last.
+    max_attempts: AtomicU32,
     /// Brokers at which the member has a session, with what makes it send a heartbeat now.
     pub(super) sessions: Mutex<HashMap<Arc<str>, Session>>,
     /// Wake the fetch loops.
@@ -95,12 +101,29 @@ impl Reader {
             client_name: format!("{}@{}", client.inner.name(), std::process::id()),
             member: MemberId::new(high, low),
             phase: watch::Sender::new(Phase::Running),
+            max_attempts: AtomicU32::new(u32::from(ATTEMPTS_MAX_DEFAULT)),
             sessions: Mutex::default(),
             fetchers: Mutex::default(),
             tasks: Mutex::default(),
         });
         client.inner.register(&reader);
         reader
+    }
+
+    /// A message of the group that failed so often goes to the dead letters.
+    pub(super) fn max_attempts(&self) -> u32 {
+        self.max_attempts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn learn_max_attempts(&self, attempts: u16) {
+        // An older broker says nothing.
+        if attempts > 0 {
+            self.max_attempts.store(u32::from(attempts), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_retry_topic(&self, topic: &str) -> bool {
+        self.settings.retry_topic.as_deref() == Some(topic)
     }
 
     /// Runs a task that ends with the consumer.
@@ -136,7 +159,12 @@ impl Reader {
         let start = match committed {
             Some(committed) => committed,
             None => {
-                let at_ms = self.settings.from.at_ms();
+                // Whatever was sent back is still to be consumed.
+                let from = match self.is_retry_topic(&holding.queue.topic) {
+                    true => ConsumeFrom::First,
+                    false => self.settings.from,
+                };
+                let at_ms = from.at_ms();
                 self.asker.search_one(place, queue.0, queue.1, at_ms).await?
             }
         };

@@ -95,8 +95,7 @@ impl Engine {
         };
         let state = &mut *guard;
         let flush = self.flush_of(message);
-        let born_ms = unix_ms(SystemTime::now());
-        let message_id = state.ids.next(born_ms);
+        let (message_id, born_ms) = state.identity_of(message, unix_ms(SystemTime::now()));
         let target =
             state.lanes[lane].target.as_ref().expect("the route has lanes that are chosen");
         let addressed = (target.topic_id, target.queue.id);
@@ -105,6 +104,8 @@ impl Engine {
             Batch::new(spare.pop().unwrap_or_default(), flush, addressed, now, deadline)
         });
         let (topic_id, queue) = open.addressed;
+        open.delayed = message.deliver_ms != 0;
+        let at = open.building.len() as u64;
         let (builder, building) = (&mut state.builder, &mut open.building);
         let built = message.with_spec(message_id, born_ms, flush, |spec| {
             builder.append(building, topic_id, queue, spec)
@@ -119,6 +120,8 @@ impl Engine {
             message_id: MessageId(message_id),
             outcome: Arc::clone(&open.outcome),
             index: open.records,
+            at,
+            due_ms: message.deliver_ms,
             accept_weaker: self.settings.accept_weaker,
         };
         open.records += 1;
@@ -158,10 +161,11 @@ impl Engine {
         let flush = self.flush_of(first);
         let buffer = state.spare.pop().unwrap_or_default();
         let mut batch = Batch::new(buffer, flush, addressed, now, deadline);
-        let born_ms = unix_ms(SystemTime::now());
+        let now_ms = unix_ms(SystemTime::now());
         let mut deliveries = Vec::with_capacity(messages.len());
         for message in messages {
-            let message_id = state.ids.next(born_ms);
+            let (message_id, born_ms) = state.identity_of(message, now_ms);
+            let at = batch.building.len() as u64;
             let (builder, building) = (&mut state.builder, &mut batch.building);
             let built = message.with_spec(message_id, born_ms, flush, |spec| {
                 builder.append(building, addressed.0, addressed.1, spec)
@@ -171,6 +175,8 @@ impl Engine {
                 message_id: MessageId(message_id),
                 outcome: Arc::clone(&batch.outcome),
                 index: batch.records,
+                at,
+                due_ms: message.deliver_ms,
                 accept_weaker: self.settings.accept_weaker,
             });
             batch.records += 1;
@@ -215,7 +221,10 @@ impl Engine {
         };
         let Some(open) = &state.lanes[lane].open else { return Ok(Some(lane)) };
         let bytes = open.building.len() + estimate(message);
-        if bytes <= self.settings.batch_bytes && open.flush == self.flush_of(message) {
+        // A batch is delayed as a whole or not at all.
+        let is_alike =
+            open.flush == self.flush_of(message) && open.delayed == (message.deliver_ms != 0);
+        if bytes <= self.settings.batch_bytes && is_alike {
             return Ok(Some(lane));
         }
         state.lanes[lane].seal();
@@ -288,7 +297,9 @@ impl Engine {
             if one_way {
                 let queue = Arc::clone(&target.queue);
                 let status = super::SendStatus::SendOk;
-                state.ended.push((batch, Ok(Stored { queue, base_offset: 0, status })));
+                state
+                    .ended
+                    .push((batch, Ok(Stored { queue, base_offset: 0, position: 0, status })));
                 continue;
             }
             at.in_flight += 1;

@@ -44,6 +44,8 @@ pub(super) struct Batch {
     pub(super) room: Room,
     pub(super) outcome: Arc<Outcome>,
     pub(super) flush: Flush,
+    /// Whether its messages have a delivery time.
+    pub(super) delayed: bool,
     pub(super) opened: Instant,
     pub(super) deadline: Instant,
     /// Topic id and queue in its records' headers.
@@ -72,6 +74,7 @@ impl Batch {
             room: Room::default(),
             outcome: Arc::default(),
             flush,
+            delayed: false,
             opened,
             deadline,
             addressed,

@@ -17,6 +17,7 @@ use crate::client::{Client, Closing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 use crate::route::Queue;
+use crate::timer::RecallHandle;
 use engine::{Engine, estimate};
 use ringmq_schema::limits;
 use std::future::Future;
@@ -173,6 +174,24 @@ impl Producer {
         Ok(receipts)
     }
 
+    /// Takes a delayed message back: when this is `Ok` it will never be delivered. An error of kind
+    /// [`ErrorKind::NotFound`]: it was delivered, or taken back before.
+    ///
+    /// ```no_run
+    /// # use ringmq::{Message, Producer};
+    /// # use std::time::Duration;
+    /// # async fn example(producer: Producer) -> ringmq::Result<()> {
+    /// let reminder = Message::new("reminders", "pay").deliver_after(Duration::from_secs(3600));
+    /// let receipt = producer.send(reminder).await?;
+    /// if let Some(handle) = receipt.recall_handle() {
+    ///     producer.recall(&handle).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn recall(&self, handle: &RecallHandle) -> Result<()> {
+        self.inner.client.admin().recall(handle).await
+    }
+
     /// The queues of a topic that take messages now, for [`Message::queue`].
     pub async fn queues(&self, topic: &str) -> Result<Vec<Queue>> {
         let route = self.inner.engine.routes.get(topic).await?;
@@ -203,9 +222,11 @@ fn check_batch(messages: &[Message]) -> Result<usize> {
             && message.group == first.group
             && message.queue == first.queue
             && message.flush == first.flush
+            && (message.deliver_ms != 0) == (first.deliver_ms != 0)
     };
     if !messages.iter().all(alike) {
-        let text = "a batch has one topic, and one message group, queue and flush if any";
+        let text = "a batch has one topic, and one message group, queue and flush if any, and all its messages \
+                    are delayed or none";
         return Err(Error::invalid("send", text).on(first.topic()));
     }
     let max = limits::BATCH_RECORDS_MAX;

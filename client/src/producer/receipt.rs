@@ -6,6 +6,8 @@
 use crate::error::{Error, Result};
 use crate::message::MessageId;
 use crate::route::Queue;
+use crate::timer::RecallHandle;
+use ringmq_schema::record::NO_OFFSET;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -34,16 +36,36 @@ pub struct SendReceipt {
     pub message_id: MessageId,
     /// The queue that took it.
     pub queue: Arc<Queue>,
-    /// Its number there.
+    /// Its number there. A delayed message gets its number when it is delivered: `u64::MAX` until then, see
+    /// [`SendReceipt::offset`].
     pub offset: u64,
     /// How well.
     pub status: SendStatus,
+    /// When it is due, ms, and where it waits.
+    pub(super) waits: Option<(i64, u64)>,
 }
 
 impl SendReceipt {
     /// Name of the broker that stores it.
     pub fn broker(&self) -> &str {
         &self.queue.broker
+    }
+
+    /// Its number in the queue; `None` while a delayed message waits for its time.
+    pub fn offset(&self) -> Option<u64> {
+        (self.offset != NO_OFFSET).then_some(self.offset)
+    }
+
+    /// What a delayed message can be taken back by, see [`crate::Producer::recall`]. `None`: it was not delayed, or
+    /// was due already.
+    pub fn recall_handle(&self) -> Option<RecallHandle> {
+        let (due_ms, position) = self.waits?;
+        Some(RecallHandle {
+            queue: (*self.queue).clone(),
+            position,
+            due_ms,
+            message_id: self.message_id,
+        })
     }
 }
 
@@ -52,6 +74,8 @@ impl SendReceipt {
 pub(super) struct Stored {
     pub(super) queue: Arc<Queue>,
     pub(super) base_offset: u64,
+    /// Where the first record lies.
+    pub(super) position: u64,
     pub(super) status: SendStatus,
 }
 
@@ -86,6 +110,10 @@ pub struct Delivery {
     pub(super) outcome: Arc<Outcome>,
     /// Which of the batch's messages it is.
     pub(super) index: u32,
+    /// Where its record begins in the batch.
+    pub(super) at: u64,
+    /// When it is to be delivered; 0: at once.
+    pub(super) due_ms: i64,
     pub(super) accept_weaker: bool,
 }
 
@@ -96,11 +124,13 @@ impl Delivery {
     }
 
     fn receipt(&self, stored: &Stored) -> Result<SendReceipt> {
+        let waits = stored.base_offset == NO_OFFSET;
         let receipt = SendReceipt {
             message_id: self.message_id,
             queue: Arc::clone(&stored.queue),
-            offset: stored.base_offset + u64::from(self.index),
+            offset: if waits { NO_OFFSET } else { stored.base_offset + u64::from(self.index) },
             status: stored.status,
+            waits: waits.then_some((self.due_ms, stored.position + self.at)),
         };
         if receipt.status == SendStatus::SendOk || self.accept_weaker {
             return Ok(receipt);

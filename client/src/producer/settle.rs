@@ -164,7 +164,8 @@ fn read_stored(answer: &Answer, batch: &Batch, queue: &Arc<crate::route::Queue>)
         3 => SendStatus::SlaveNotAvailable,
         _ => SendStatus::SendOk,
     };
-    Ok(Stored { queue: Arc::clone(queue), base_offset: table.base_offset(), status })
+    let (queue, position) = (Arc::clone(queue), table.position());
+    Ok(Stored { queue, base_offset: table.base_offset(), position, status })
 }
 
 fn retry_of(error: &Error) -> Retry {

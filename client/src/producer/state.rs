@@ -63,6 +63,14 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Id and birth of a message: its own if it was stored before.
+    pub(super) fn identity_of(&mut self, message: &Message, now_ms: i64) -> ([u8; 16], i64) {
+        match message.identity {
+            Some((id, born_ms)) => (id.0, born_ms),
+            None => (self.ids.next(now_ms), now_ms),
+        }
+    }
+
     pub(super) fn new() -> State {
         State {
             topics: HashMap::new(),

@@ -47,6 +47,9 @@ pub struct Broker {
     pub groups: BTreeMap<String, Group>,
     /// Statuses that the next produce requests are refused with.
     pub refuse: VecDeque<Status>,
+    /// Statuses that the next messages that are sent back are refused with.
+    pub refuse_retries: VecDeque<Status>,
+    pub max_attempts: u16,
     /// Produce requests wait while this is set.
     pub hold: bool,
     /// Records in each produce request that came.
@@ -104,6 +107,8 @@ impl Fake {
                 queues: HashMap::new(),
                 groups: BTreeMap::new(),
                 refuse: VecDeque::new(),
+                refuse_retries: VecDeque::new(),
+                max_attempts: 16,
                 hold: false,
                 produced: Vec::new(),
                 leaves: 0,

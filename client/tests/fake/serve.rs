@@ -10,6 +10,7 @@ use ringmq_schema::frame::{self, FrameHeader, read_table};
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::*;
 use ringmq_schema::record::{self, RecordHeader};
+use ringmq_schema::retry::*;
 use ringmq_schema::route::*;
 use ringmq_schema::zerocopy::{FromBytes, IntoBytes};
 use ringmq_schema::{admin, placement};
@@ -123,10 +124,15 @@ impl Served {
                 let id = self.broker(|broker| group(broker, &name).id);
                 answer.table(&[], |fbb| {
                     let name = Some(fbb.create_string(&name));
-                    let group =
-                        Some(admin::Group::create(fbb, &admin::GroupArgs { name, id, version: 1 }));
+                    let group = Some(admin::Group::create(
+                        fbb,
+                        &admin::GroupArgs { name, id, version: 1, ..Default::default() },
+                    ));
                     admin::GroupAnswer::create(fbb, &admin::GroupAnswerArgs { group })
                 });
+            }
+            Opcode::RetryLater => {
+                self.retry(read_table::<RetryLater>(table).unwrap(), run, answer);
             }
             Opcode::CreateTopic => {
                 let topic = read_table::<admin::CreateTopic>(table).unwrap().topic();
@@ -239,6 +245,51 @@ impl Served {
         }
     }
 
+    /// Stores what is sent back at once, in the group's retry or dead-letter topic, if that is there.
+    fn retry(&self, table: RetryLater<'_>, run: &[u8], answer: Answer) {
+        let dead_lettered = self.broker(|broker| {
+            if let Some(status) = broker.refuse_retries.pop_front() {
+                return Err(status);
+            }
+            let max_attempts = broker.max_attempts;
+            let member = (table.member_high(), table.member_low());
+            let name = broker.groups.iter().find(|(_, g)| g.id == table.group()).unwrap().0.clone();
+            let owner = broker.groups[&name].owners.get(&(table.topic(), table.queue()));
+            if owner != Some(&(member, table.generation())) {
+                return Err(Status::Fenced);
+            }
+            let dead = table.dead_letter() || table.attempts() >= max_attempts;
+            let prefix = if dead { "%DLQ%" } else { "%RETRY%" };
+            let Some((topic, _)) = broker.topics.get(&format!("{prefix}{name}")).copied() else {
+                return Err(Status::NotReady);
+            };
+            let stored = broker.queues.entry((topic, 0)).or_default();
+            let found = record::records(run).next().unwrap().unwrap();
+            found.check_payload().unwrap();
+            let mut header: RecordHeader = *found.header;
+            assert_eq!((header.topic.get(), header.queue.get()), (table.topic(), table.queue()));
+            header.topic = topic.into();
+            header.queue = 0.into();
+            header.attempts = table.attempts().into();
+            header.offset = (stored.len() as u64).into();
+            header.seal();
+            let mut bytes = found.bytes.to_vec();
+            bytes[..record::HEADER_BYTES].copy_from_slice(header.as_bytes());
+            stored.push(bytes);
+            Ok(dead)
+        });
+        self.changed.notify_waiters();
+        match dead_lettered {
+            Ok(dead_lettered) => answer.table(&[], |fbb| {
+                RetryLaterAnswer::create(
+                    fbb,
+                    &RetryLaterAnswerArgs { dead_lettered, deliver_ms: 0 },
+                )
+            }),
+            Err(status) => answer.refuse(status, "as the test wants"),
+        }
+    }
+
     async fn fetch(&self, table: Fetch<'_>, answer: Answer) {
         let until = Instant::now() + Duration::from_millis(u64::from(table.wait_ms()));
         loop {
@@ -348,7 +399,14 @@ impl Served {
                         })
                         .collect();
                     let queues = Some(fbb.create_vector(&owned));
-                    let args = GroupHeartbeatAnswerArgs { group: id, version, queues, members };
+                    let max_attempts = self.broker(|broker| broker.max_attempts);
+                    let args = GroupHeartbeatAnswerArgs {
+                        group: id,
+                        version,
+                        queues,
+                        members,
+                        max_attempts,
+                    };
                     GroupHeartbeatAnswer::create(fbb, &args)
                 });
             }

@@ -1676,6 +1676,193 @@ impl ::core::fmt::Debug for QueryQueuesAnswer<'_> {
       ds.finish()
   }
 }
+pub enum GroupSettingsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// How a group consumes. Where a table of it is missing, everything is as it is by default.
+pub struct GroupSettings<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GroupSettings<'a> {
+  type Inner = GroupSettings<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GroupSettings<'a> {
+  pub const VT_CONSUME_ENABLED: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MAX_ATTEMPTS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RETRY_DELAYS_MS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_RETRY_FIRST_MS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_RETRY_FACTOR_PERCENT: ::flatbuffers::VOffsetT = 12;
+  pub const VT_RETRY_LONGEST_MS: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GroupSettings { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GroupSettingsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<GroupSettings<'bldr>> {
+    let mut builder = GroupSettingsBuilder::new(_fbb);
+    builder.add_retry_longest_ms(args.retry_longest_ms);
+    builder.add_retry_first_ms(args.retry_first_ms);
+    builder.add_retry_factor_percent(args.retry_factor_percent);
+    if let Some(x) = args.retry_delays_ms { builder.add_retry_delays_ms(x); }
+    builder.add_max_attempts(args.max_attempts);
+    builder.add_consume_enabled(args.consume_enabled);
+    builder.finish()
+  }
+
+
+  /// Off: its members get no messages, and can still commit.
+  #[inline]
+  pub fn consume_enabled(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(GroupSettings::VT_CONSUME_ENABLED, Some(true)).unwrap()}
+  }
+  /// A message that failed so often goes to the dead letters.
+  #[inline]
+  pub fn max_attempts(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(GroupSettings::VT_MAX_ATTEMPTS, Some(16)).unwrap()}
+  }
+  /// Pause after each failed attempt, ms; the last holds for all further ones. Empty: 10 s, 30 s, 1 m, ..., 2 h.
+  #[inline]
+  pub fn retry_delays_ms(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(GroupSettings::VT_RETRY_DELAYS_MS, None)}
+  }
+  /// Not 0: instead of the list, this pause after the first attempt, growing by the factor with each, up to the longest.
+  #[inline]
+  pub fn retry_first_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GroupSettings::VT_RETRY_FIRST_MS, Some(0)).unwrap()}
+  }
+  /// 200: doubled with each attempt.
+  #[inline]
+  pub fn retry_factor_percent(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(GroupSettings::VT_RETRY_FACTOR_PERCENT, Some(200)).unwrap()}
+  }
+  #[inline]
+  pub fn retry_longest_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GroupSettings::VT_RETRY_LONGEST_MS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GroupSettings<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<bool>("consume_enabled", Self::VT_CONSUME_ENABLED, false)?
+     .visit_field::<u16>("max_attempts", Self::VT_MAX_ATTEMPTS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("retry_delays_ms", Self::VT_RETRY_DELAYS_MS, false)?
+     .visit_field::<u64>("retry_first_ms", Self::VT_RETRY_FIRST_MS, false)?
+     .visit_field::<u32>("retry_factor_percent", Self::VT_RETRY_FACTOR_PERCENT, false)?
+     .visit_field::<u64>("retry_longest_ms", Self::VT_RETRY_LONGEST_MS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GroupSettingsArgs<'a> {
+    pub consume_enabled: bool,
+    pub max_attempts: u16,
+    pub retry_delays_ms: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub retry_first_ms: u64,
+    pub retry_factor_percent: u32,
+    pub retry_longest_ms: u64,
+}
+impl<'a> Default for GroupSettingsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GroupSettingsArgs {
+      consume_enabled: true,
+      max_attempts: 16,
+      retry_delays_ms: None,
+      retry_first_ms: 0,
+      retry_factor_percent: 200,
+      retry_longest_ms: 0,
+    }
+  }
+}
+
+pub struct GroupSettingsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupSettingsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_consume_enabled(&mut self, consume_enabled: bool) {
+    self.fbb_.push_slot::<bool>(GroupSettings::VT_CONSUME_ENABLED, consume_enabled, true);
+  }
+  #[inline]
+  pub fn add_max_attempts(&mut self, max_attempts: u16) {
+    self.fbb_.push_slot::<u16>(GroupSettings::VT_MAX_ATTEMPTS, max_attempts, 16);
+  }
+  #[inline]
+  pub fn add_retry_delays_ms(&mut self, retry_delays_ms: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupSettings::VT_RETRY_DELAYS_MS, retry_delays_ms);
+  }
+  #[inline]
+  pub fn add_retry_first_ms(&mut self, retry_first_ms: u64) {
+    self.fbb_.push_slot::<u64>(GroupSettings::VT_RETRY_FIRST_MS, retry_first_ms, 0);
+  }
+  #[inline]
+  pub fn add_retry_factor_percent(&mut self, retry_factor_percent: u32) {
+    self.fbb_.push_slot::<u32>(GroupSettings::VT_RETRY_FACTOR_PERCENT, retry_factor_percent, 200);
+  }
+  #[inline]
+  pub fn add_retry_longest_ms(&mut self, retry_longest_ms: u64) {
+    self.fbb_.push_slot::<u64>(GroupSettings::VT_RETRY_LONGEST_MS, retry_longest_ms, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupSettingsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GroupSettingsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GroupSettings<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GroupSettings<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GroupSettings");
+      ds.field("consume_enabled", &self.consume_enabled());
+      ds.field("max_attempts", &self.max_attempts());
+      ds.field("retry_delays_ms", &self.retry_delays_ms());
+      ds.field("retry_first_ms", &self.retry_first_ms());
+      ds.field("retry_factor_percent", &self.retry_factor_percent());
+      ds.field("retry_longest_ms", &self.retry_longest_ms());
+      ds.finish()
+  }
+}
 pub enum GroupOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -1695,6 +1882,7 @@ impl<'a> Group<'a> {
   pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
   pub const VT_ID: ::flatbuffers::VOffsetT = 6;
   pub const VT_VERSION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SETTINGS: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1707,6 +1895,7 @@ impl<'a> Group<'a> {
   ) -> ::flatbuffers::WIPOffset<Group<'bldr>> {
     let mut builder = GroupBuilder::new(_fbb);
     builder.add_version(args.version);
+    if let Some(x) = args.settings { builder.add_settings(x); }
     builder.add_id(args.id);
     if let Some(x) = args.name { builder.add_name(x); }
     builder.finish()
@@ -1734,6 +1923,13 @@ impl<'a> Group<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Group::VT_VERSION, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn settings(&self) -> Option<GroupSettings<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<GroupSettings>>(Group::VT_SETTINGS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Group<'_> {
@@ -1745,6 +1941,7 @@ impl ::flatbuffers::Verifiable for Group<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
      .visit_field::<u32>("id", Self::VT_ID, false)?
      .visit_field::<u64>("version", Self::VT_VERSION, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<GroupSettings>>("settings", Self::VT_SETTINGS, false)?
      .finish();
     Ok(())
   }
@@ -1753,6 +1950,7 @@ pub struct GroupArgs<'a> {
     pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub id: u32,
     pub version: u64,
+    pub settings: Option<::flatbuffers::WIPOffset<GroupSettings<'a>>>,
 }
 impl<'a> Default for GroupArgs<'a> {
   #[inline]
@@ -1761,6 +1959,7 @@ impl<'a> Default for GroupArgs<'a> {
       name: None, // required field
       id: 0,
       version: 0,
+      settings: None,
     }
   }
 }
@@ -1781,6 +1980,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_version(&mut self, version: u64) {
     self.fbb_.push_slot::<u64>(Group::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_settings(&mut self, settings: ::flatbuffers::WIPOffset<GroupSettings<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<GroupSettings>>(Group::VT_SETTINGS, settings);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupBuilder<'a, 'b, A> {
@@ -1804,12 +2007,14 @@ impl ::core::fmt::Debug for Group<'_> {
       ds.field("name", &self.name());
       ds.field("id", &self.id());
       ds.field("version", &self.version());
+      ds.field("settings", &self.settings());
       ds.finish()
   }
 }
 pub enum CreateGroupOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
+/// Creates the group on this broker. One that is there is fine, unless other settings are asked for.
 pub struct CreateGroup<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1824,6 +2029,7 @@ impl<'a> ::flatbuffers::Follow<'a> for CreateGroup<'a> {
 
 impl<'a> CreateGroup<'a> {
   pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SETTINGS: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1835,6 +2041,7 @@ impl<'a> CreateGroup<'a> {
     args: &'args CreateGroupArgs<'args>
   ) -> ::flatbuffers::WIPOffset<CreateGroup<'bldr>> {
     let mut builder = CreateGroupBuilder::new(_fbb);
+    if let Some(x) = args.settings { builder.add_settings(x); }
     if let Some(x) = args.name { builder.add_name(x); }
     builder.finish()
   }
@@ -1847,6 +2054,13 @@ impl<'a> CreateGroup<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(CreateGroup::VT_NAME, None).unwrap()}
   }
+  #[inline]
+  pub fn settings(&self) -> Option<GroupSettings<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<GroupSettings>>(CreateGroup::VT_SETTINGS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for CreateGroup<'_> {
@@ -1856,18 +2070,21 @@ impl ::flatbuffers::Verifiable for CreateGroup<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<GroupSettings>>("settings", Self::VT_SETTINGS, false)?
      .finish();
     Ok(())
   }
 }
 pub struct CreateGroupArgs<'a> {
     pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub settings: Option<::flatbuffers::WIPOffset<GroupSettings<'a>>>,
 }
 impl<'a> Default for CreateGroupArgs<'a> {
   #[inline]
   fn default() -> Self {
     CreateGroupArgs {
       name: None, // required field
+      settings: None,
     }
   }
 }
@@ -1880,6 +2097,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CreateGroupBuilder<'a, 'b, A>
   #[inline]
   pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(CreateGroup::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_settings(&mut self, settings: ::flatbuffers::WIPOffset<GroupSettings<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<GroupSettings>>(CreateGroup::VT_SETTINGS, settings);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CreateGroupBuilder<'a, 'b, A> {
@@ -1901,6 +2122,122 @@ impl ::core::fmt::Debug for CreateGroup<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("CreateGroup");
       ds.field("name", &self.name());
+      ds.field("settings", &self.settings());
+      ds.finish()
+  }
+}
+pub enum AlterGroupOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Changes what is there: every setting is taken over.
+pub struct AlterGroup<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AlterGroup<'a> {
+  type Inner = AlterGroup<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AlterGroup<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SETTINGS: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AlterGroup { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AlterGroupArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AlterGroup<'bldr>> {
+    let mut builder = AlterGroupBuilder::new(_fbb);
+    if let Some(x) = args.settings { builder.add_settings(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(AlterGroup::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn settings(&self) -> Option<GroupSettings<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<GroupSettings>>(AlterGroup::VT_SETTINGS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AlterGroup<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<GroupSettings>>("settings", Self::VT_SETTINGS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AlterGroupArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub settings: Option<::flatbuffers::WIPOffset<GroupSettings<'a>>>,
+}
+impl<'a> Default for AlterGroupArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AlterGroupArgs {
+      name: None, // required field
+      settings: None,
+    }
+  }
+}
+
+pub struct AlterGroupBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AlterGroupBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(AlterGroup::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_settings(&mut self, settings: ::flatbuffers::WIPOffset<GroupSettings<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<GroupSettings>>(AlterGroup::VT_SETTINGS, settings);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AlterGroupBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AlterGroupBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AlterGroup<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, AlterGroup::VT_NAME,"name");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AlterGroup<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AlterGroup");
+      ds.field("name", &self.name());
+      ds.field("settings", &self.settings());
       ds.finish()
   }
 }

@@ -2535,6 +2535,7 @@ impl<'a> OwnedQueue {
 pub enum TagFilterOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
+/// By tags, or by an expression: not both.
 pub struct TagFilter<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -2549,6 +2550,7 @@ impl<'a> ::flatbuffers::Follow<'a> for TagFilter<'a> {
 
 impl<'a> TagFilter<'a> {
   pub const VT_HASHES: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SQL: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2560,6 +2562,7 @@ impl<'a> TagFilter<'a> {
     args: &'args TagFilterArgs<'args>
   ) -> ::flatbuffers::WIPOffset<TagFilter<'bldr>> {
     let mut builder = TagFilterBuilder::new(_fbb);
+    if let Some(x) = args.sql { builder.add_sql(x); }
     if let Some(x) = args.hashes { builder.add_hashes(x); }
     builder.finish()
   }
@@ -2573,6 +2576,14 @@ impl<'a> TagFilter<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(TagFilter::VT_HASHES, None)}
   }
+  /// SQL92 (`FilterKind.Sql92`): the broker sends only records for which it is TRUE, and such as it cannot verify.
+  #[inline]
+  pub fn sql(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(TagFilter::VT_SQL, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for TagFilter<'_> {
@@ -2582,18 +2593,21 @@ impl ::flatbuffers::Verifiable for TagFilter<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("hashes", Self::VT_HASHES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("sql", Self::VT_SQL, false)?
      .finish();
     Ok(())
   }
 }
 pub struct TagFilterArgs<'a> {
     pub hashes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub sql: Option<::flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for TagFilterArgs<'a> {
   #[inline]
   fn default() -> Self {
     TagFilterArgs {
       hashes: None,
+      sql: None,
     }
   }
 }
@@ -2606,6 +2620,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TagFilterBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_hashes(&mut self, hashes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TagFilter::VT_HASHES, hashes);
+  }
+  #[inline]
+  pub fn add_sql(&mut self, sql: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TagFilter::VT_SQL, sql);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TagFilterBuilder<'a, 'b, A> {
@@ -2626,6 +2644,7 @@ impl ::core::fmt::Debug for TagFilter<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("TagFilter");
       ds.field("hashes", &self.hashes());
+      ds.field("sql", &self.sql());
       ds.finish()
   }
 }
@@ -4362,7 +4381,7 @@ impl<'a> Subscription<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<FilterKind>(Subscription::VT_KIND, Some(FilterKind::Tags)).unwrap()}
   }
-  /// `*`, or `A || B`, or SQL.
+  /// `*`, or `A || B`, or SQL: the broker compares what it makes of it, so that spelling does not matter.
   #[inline]
   pub fn expression(&self) -> Option<&'a str> {
     // Safety:
@@ -4702,6 +4721,7 @@ impl<'a> GroupHeartbeatAnswer<'a> {
   pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
   pub const VT_QUEUES: ::flatbuffers::VOffsetT = 8;
   pub const VT_MEMBERS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MAX_ATTEMPTS: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4717,6 +4737,7 @@ impl<'a> GroupHeartbeatAnswer<'a> {
     builder.add_members(args.members);
     if let Some(x) = args.queues { builder.add_queues(x); }
     builder.add_group(args.group);
+    builder.add_max_attempts(args.max_attempts);
     builder.finish()
   }
 
@@ -4752,6 +4773,14 @@ impl<'a> GroupHeartbeatAnswer<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(GroupHeartbeatAnswer::VT_MEMBERS, Some(0)).unwrap()}
   }
+  /// Of the group's settings: a message that failed so often goes to the dead letters.
+  #[inline]
+  pub fn max_attempts(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(GroupHeartbeatAnswer::VT_MAX_ATTEMPTS, Some(16)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GroupHeartbeatAnswer<'_> {
@@ -4764,6 +4793,7 @@ impl ::flatbuffers::Verifiable for GroupHeartbeatAnswer<'_> {
      .visit_field::<u64>("version", Self::VT_VERSION, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, OwnedQueue>>>("queues", Self::VT_QUEUES, false)?
      .visit_field::<u32>("members", Self::VT_MEMBERS, false)?
+     .visit_field::<u16>("max_attempts", Self::VT_MAX_ATTEMPTS, false)?
      .finish();
     Ok(())
   }
@@ -4773,6 +4803,7 @@ pub struct GroupHeartbeatAnswerArgs<'a> {
     pub version: u64,
     pub queues: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, OwnedQueue>>>,
     pub members: u32,
+    pub max_attempts: u16,
 }
 impl<'a> Default for GroupHeartbeatAnswerArgs<'a> {
   #[inline]
@@ -4782,6 +4813,7 @@ impl<'a> Default for GroupHeartbeatAnswerArgs<'a> {
       version: 0,
       queues: None,
       members: 0,
+      max_attempts: 16,
     }
   }
 }
@@ -4808,6 +4840,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupHeartbeatAnswerBuilder<'
     self.fbb_.push_slot::<u32>(GroupHeartbeatAnswer::VT_MEMBERS, members, 0);
   }
   #[inline]
+  pub fn add_max_attempts(&mut self, max_attempts: u16) {
+    self.fbb_.push_slot::<u16>(GroupHeartbeatAnswer::VT_MAX_ATTEMPTS, max_attempts, 16);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupHeartbeatAnswerBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GroupHeartbeatAnswerBuilder {
@@ -4829,6 +4865,7 @@ impl ::core::fmt::Debug for GroupHeartbeatAnswer<'_> {
       ds.field("version", &self.version());
       ds.field("queues", &self.queues());
       ds.field("members", &self.members());
+      ds.field("max_attempts", &self.max_attempts());
       ds.finish()
   }
 }

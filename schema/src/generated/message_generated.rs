@@ -246,7 +246,7 @@ impl<'a> Message<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Message::VT_CORRELATION, None)}
   }
-  /// Where a retried or dead-lettered message came from (reserved).
+  /// Where a retried or dead-lettered message was first, and why it failed last.
   #[inline]
   pub fn origin_topic(&self) -> Option<&'a str> {
     // Safety:

@@ -865,10 +865,11 @@ impl<'a> Pop<'a> {
   pub const VT_QUEUES: ::flatbuffers::VOffsetT = 8;
   pub const VT_START: ::flatbuffers::VOffsetT = 10;
   pub const VT_TAGS: ::flatbuffers::VOffsetT = 12;
-  pub const VT_MAX_RECORDS: ::flatbuffers::VOffsetT = 14;
-  pub const VT_MAX_BYTES: ::flatbuffers::VOffsetT = 16;
-  pub const VT_INVISIBLE_MS: ::flatbuffers::VOffsetT = 18;
-  pub const VT_WAIT_MS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_SQL: ::flatbuffers::VOffsetT = 14;
+  pub const VT_MAX_RECORDS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_MAX_BYTES: ::flatbuffers::VOffsetT = 18;
+  pub const VT_INVISIBLE_MS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_WAIT_MS: ::flatbuffers::VOffsetT = 22;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -885,6 +886,7 @@ impl<'a> Pop<'a> {
     builder.add_invisible_ms(args.invisible_ms);
     builder.add_max_bytes(args.max_bytes);
     builder.add_max_records(args.max_records);
+    if let Some(x) = args.sql { builder.add_sql(x); }
     if let Some(x) = args.tags { builder.add_tags(x); }
     if let Some(x) = args.queues { builder.add_queues(x); }
     builder.add_topic(args.topic);
@@ -931,6 +933,14 @@ impl<'a> Pop<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(Pop::VT_TAGS, None)}
   }
+  /// SQL92 instead of tags: only messages for which it is TRUE, and such as the broker cannot verify.
+  #[inline]
+  pub fn sql(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Pop::VT_SQL, None)}
+  }
   /// At most `POP_RECORDS_MAX`; 0: the group begins, and nothing is handed out.
   #[inline]
   pub fn max_records(&self) -> u32 {
@@ -973,6 +983,7 @@ impl ::flatbuffers::Verifiable for Pop<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, PopQueue>>>("queues", Self::VT_QUEUES, false)?
      .visit_field::<i64>("start", Self::VT_START, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("tags", Self::VT_TAGS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("sql", Self::VT_SQL, false)?
      .visit_field::<u32>("max_records", Self::VT_MAX_RECORDS, false)?
      .visit_field::<u32>("max_bytes", Self::VT_MAX_BYTES, false)?
      .visit_field::<u32>("invisible_ms", Self::VT_INVISIBLE_MS, false)?
@@ -987,6 +998,7 @@ pub struct PopArgs<'a> {
     pub queues: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, PopQueue>>>,
     pub start: i64,
     pub tags: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub sql: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub max_records: u32,
     pub max_bytes: u32,
     pub invisible_ms: u32,
@@ -1001,6 +1013,7 @@ impl<'a> Default for PopArgs<'a> {
       queues: None,
       start: -2,
       tags: None,
+      sql: None,
       max_records: 32,
       max_bytes: 1048576,
       invisible_ms: 30000,
@@ -1033,6 +1046,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PopBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_tags(&mut self, tags: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Pop::VT_TAGS, tags);
+  }
+  #[inline]
+  pub fn add_sql(&mut self, sql: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Pop::VT_SQL, sql);
   }
   #[inline]
   pub fn add_max_records(&mut self, max_records: u32) {
@@ -1073,6 +1090,7 @@ impl ::core::fmt::Debug for Pop<'_> {
       ds.field("queues", &self.queues());
       ds.field("start", &self.start());
       ds.field("tags", &self.tags());
+      ds.field("sql", &self.sql());
       ds.field("max_records", &self.max_records());
       ds.field("max_bytes", &self.max_bytes());
       ds.field("invisible_ms", &self.invisible_ms());

@@ -11,6 +11,7 @@
 use super::assignment::{Placed, assign};
 use crate::peer::{Member, Ownership, QueueId};
 use crate::seam::ConnectionId;
+use ringmq_schema::consume::FilterKind;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a member subscribes to, as it said so.
@@ -356,7 +357,10 @@ impl GroupState {
 }
 
 fn listed(subscriptions: &[Subscription]) -> String {
-    let each = subscriptions.iter().map(|s| format!("{} ({})", s.topic, s.expression));
+    let each = subscriptions.iter().map(|s| {
+        let kind = if s.kind == FilterKind::Sql92.0 { "SQL: " } else { "" };
+        format!("{} ({kind}{})", s.topic, s.expression)
+    });
     each.collect::<Vec<_>>().join(", ")
 }
 

@@ -144,7 +144,10 @@ pub(crate) fn recover(
         }
     }
     let torn_bytes = if torn { scan.cut(files, &segments, end)? } else { 0 };
-    if let Some(clean) = clean {
+    // Where what lay behind it is lost, the segment is sealed by now, and this is the index of all of it.
+    if let Some(clean) = clean
+        && clean_stop(config, files, &segments).is_some_and(|left| left.base == clean.base)
+    {
         files.remove_index(clean.base)?;
     }
     files.sync()?;

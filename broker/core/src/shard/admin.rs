@@ -1,21 +1,18 @@
-//! Topics, groups and figures: what administrators ask for.
+//! Topics and figures: what administrators ask for.
 
 use super::{Asker, Handled, Shard, read, refuse};
-use crate::peer::{Change, PeerMessage, TopicSettings, member_id};
+use crate::peer::{Change, TopicSettings};
 use crate::seam::{Memory, Now, Outbox};
 use ringmq_schema::admin::{
-    self, AlterTopic, CreateGroup, CreateTopic, DeleteGroup, DeleteTopic, DescribeGroup,
-    DescribeGroupAnswer, DescribeGroupAnswerArgs, DescribeTopic, GroupAnswer, GroupAnswerArgs,
-    GroupMember, GroupMemberArgs, ListGroups, ListGroupsAnswer, ListGroupsAnswerArgs, ListTopics,
-    ListTopicsAnswer, ListTopicsAnswerArgs, MemberQueue, MemberSubscription,
-    MemberSubscriptionArgs, QueryQueues, QueryQueuesAnswer, QueryQueuesAnswerArgs,
-    QueryShardAnswer, QueryShardAnswerArgs, QueueStat, TopicAnswer, TopicAnswerArgs, TopicArgs,
+    self, AlterTopic, CreateTopic, DeleteTopic, DescribeTopic, ListTopics, ListTopicsAnswer,
+    ListTopicsAnswerArgs, QueryQueues, QueryQueuesAnswer, QueryQueuesAnswerArgs, QueryShardAnswer,
+    QueryShardAnswerArgs, QueueStat, TopicAnswer, TopicAnswerArgs, TopicArgs,
 };
 use ringmq_schema::error::Status;
 use ringmq_schema::flatbuffers::{FlatBufferBuilder, WIPOffset};
 use ringmq_schema::limits;
 use ringmq_schema::names;
-use ringmq_schema::placement::{HOME_SHARD, shard_of_queue};
+use ringmq_schema::placement::shard_of_queue;
 
 type Fbb = FlatBufferBuilder<'static>;
 
@@ -95,17 +92,20 @@ impl<M: Memory> Shard<M> {
             self.answer_topic(asker, id, version, &settings, out);
             return Ok(());
         }
-        let most = self.config.topics;
-        if self.registry.topics().len() >= most {
-            return Err(refuse(
-                Status::TooMany,
-                format!("there are {most} topics, the most allowed"),
-            ));
-        }
-        self.check_queues(&settings)?;
+        self.check_topic_fits(&settings)?;
         let id = self.registry.next_topic_id();
         self.change(Change::Topic { id, settings }, Some(asker), now, out);
         Ok(())
+    }
+
+    /// Whether the broker may have one more topic, with its queues.
+    pub(super) fn check_topic_fits(&self, settings: &TopicSettings) -> Handled {
+        let most = self.config.topics;
+        if self.registry.topics().len() >= most {
+            let text = format!("there are {most} topics, the most allowed");
+            return Err(refuse(Status::TooMany, text));
+        }
+        self.check_queues(settings)
     }
 
     /// Whether the broker may have this topic's queues beside all others.
@@ -241,167 +241,6 @@ impl<M: Memory> Shard<M> {
         Ok(())
     }
 
-    pub(super) fn create_group(
-        &mut self,
-        now: Now,
-        asker: Asker,
-        table: &[u8],
-        out: &mut Outbox<M::Block>,
-    ) -> Handled {
-        let request = read::<CreateGroup<'_>>(table)?;
-        let name = request.name();
-        names::check_group(name).map_err(|e| refuse(Status::BadName, e.to_string()))?;
-        self.check_home()?;
-        self.check_unstaged(name)?;
-        if self.registry.group_named(name).is_some() {
-            self.answer_group(asker, name, out);
-            return Ok(());
-        }
-        let most = self.config.groups;
-        if self.registry.groups().len() >= most {
-            return Err(refuse(
-                Status::TooMany,
-                format!("there are {most} groups, the most allowed"),
-            ));
-        }
-        let id = self.registry.next_group_id();
-        let name = name.to_owned();
-        self.change(Change::Group { id, name }, Some(asker), now, out);
-        Ok(())
-    }
-
-    /// A shard needs a group that is not there.
-    pub(super) fn ensure_group(&mut self, name: String, now: Now, out: &mut Outbox<M::Block>) {
-        let most = self.config.groups;
-        let full = self.registry.groups().len() >= most;
-        if let Some(home) = self.home.as_mut().filter(|home| !home.agrees()) {
-            home.want_group(name, most);
-        } else if !self.registry.is_staged(&name)
-            && self.registry.group_named(&name).is_none()
-            && !full
-            && self.check_home().is_ok()
-        {
-            let id = self.registry.next_group_id();
-            self.change(Change::Group { id, name }, None, now, out);
-        }
-    }
-
-    pub(super) fn delete_group(
-        &mut self,
-        now: Now,
-        asker: Asker,
-        table: &[u8],
-        out: &mut Outbox<M::Block>,
-    ) -> Handled {
-        let request = read::<DeleteGroup<'_>>(table)?;
-        self.check_home()?;
-        self.check_unstaged(request.name())?;
-        let id = self.find_group(request.name())?;
-        self.change(Change::GroupDeleted { id }, Some(asker), now, out);
-        Ok(())
-    }
-
-    fn find_group(&self, name: &str) -> Result<u32, super::Refuse> {
-        names::check_group(name).map_err(|e| refuse(Status::BadName, e.to_string()))?;
-        self.registry.group_named(name).map(|group| group.id).ok_or_else(|| {
-            let text = format!("there is no group {name} on broker {}", self.config.broker);
-            refuse(Status::UnknownGroup, text)
-        })
-    }
-
-    /// Answers with a group; with none when it was deleted meanwhile.
-    pub(super) fn answer_group(&mut self, asker: Asker, name: &str, out: &mut Outbox<M::Block>) {
-        let Some(group) = self.registry.group_named(name).cloned() else {
-            self.answer(asker, out, |fbb| GroupAnswer::create(fbb, &GroupAnswerArgs::default()));
-            return;
-        };
-        self.answer(asker, out, |fbb| {
-            let name = Some(fbb.create_string(&group.name));
-            let args = admin::GroupArgs { name, id: group.id, version: group.version };
-            let group = Some(admin::Group::create(fbb, &args));
-            GroupAnswer::create(fbb, &GroupAnswerArgs { group })
-        });
-    }
-
-    pub(super) fn list_groups(
-        &mut self,
-        asker: Asker,
-        table: &[u8],
-        out: &mut Outbox<M::Block>,
-    ) -> Handled {
-        let request = read::<ListGroups<'_>>(table)?;
-        let prefix = request.prefix().unwrap_or_default();
-        let mut groups: Vec<_> =
-            self.registry.groups().filter(|g| g.name.starts_with(prefix)).cloned().collect();
-        groups.sort_by(|a, b| a.name.cmp(&b.name));
-        self.answer(asker, out, |fbb| {
-            let mut list = Vec::with_capacity(groups.len());
-            for group in &groups {
-                let name = Some(fbb.create_string(&group.name));
-                let args = admin::GroupArgs { name, id: group.id, version: group.version };
-                list.push(admin::Group::create(fbb, &args));
-            }
-            let groups = Some(fbb.create_vector(&list));
-            ListGroupsAnswer::create(fbb, &ListGroupsAnswerArgs { groups })
-        });
-        Ok(())
-    }
-
-    pub(super) fn describe_group(
-        &mut self,
-        now: Now,
-        asker: Asker,
-        table: &[u8],
-        out: &mut Outbox<M::Block>,
-    ) -> Handled {
-        let request = read::<DescribeGroup<'_>>(table)?;
-        let name = request.name();
-        let id = self.find_group(name)?;
-        self.check_group_shard(name)?;
-        let version = self.registry.group(id).map_or(0, |group| group.version);
-        let state = self.groups.get(&id);
-        let start = out.heads.len();
-        self.frames.answer(&mut out.heads, asker.opcode, asker.correlation, 0, |fbb| {
-            let members: Vec<_> = state
-                .into_iter()
-                .flat_map(|state| &state.members)
-                .map(|(member, state)| {
-                    let subscriptions: Vec<_> = state
-                        .subscriptions
-                        .iter()
-                        .map(|s| {
-                            let topic = Some(fbb.create_string(&s.topic));
-                            let expression = Some(fbb.create_string(&s.expression));
-                            let args = MemberSubscriptionArgs { topic, expression, kind: s.kind };
-                            MemberSubscription::create(fbb, &args)
-                        })
-                        .collect();
-                    let queues: Vec<_> = state
-                        .queues
-                        .iter()
-                        .map(|(q, generation)| MemberQueue::new(q.topic, q.queue, *generation, 0))
-                        .collect();
-                    let id = member_id(*member);
-                    let args = GroupMemberArgs {
-                        member_high: id.high(),
-                        member_low: id.low(),
-                        client: Some(fbb.create_string(&state.client)),
-                        subscriptions: Some(fbb.create_vector(&subscriptions)),
-                        queues: Some(fbb.create_vector(&queues)),
-                        idle_ms: now.mono_us.saturating_sub(state.last_seen_us) / 1000,
-                    };
-                    GroupMember::create(fbb, &args)
-                })
-                .collect();
-            let members = Some(fbb.create_vector(&members));
-            let name = Some(fbb.create_string(name));
-            let group = Some(admin::Group::create(fbb, &admin::GroupArgs { name, id, version }));
-            DescribeGroupAnswer::create(fbb, &DescribeGroupAnswerArgs { group, members })
-        });
-        super::push_answer(asker.connection, start, out);
-        Ok(())
-    }
-
     pub(super) fn query_shard(
         &mut self,
         now: Now,
@@ -432,11 +271,5 @@ impl<M: Memory> Shard<M> {
             QueryShardAnswer::create(fbb, &args)
         });
         Ok(())
-    }
-
-    /// Asks the home shard for a group.
-    pub(super) fn ask_for_group(&mut self, name: &str, now: Now, out: &mut Outbox<M::Block>) {
-        let message = PeerMessage::EnsureGroup { name: name.to_owned() };
-        self.tell(HOME_SHARD, message, now, out);
     }
 }

@@ -53,7 +53,7 @@ impl<M: Memory> Shard<M> {
     }
 
     fn read_heartbeat(
-        &self,
+        &mut self,
         request: &GroupHeartbeat<'_>,
         asker: Asker,
     ) -> Result<Heartbeat, Refuse> {
@@ -89,15 +89,9 @@ impl<M: Memory> Shard<M> {
         for subscription in subscriptions {
             let topic = subscription.topic();
             names::check_topic(topic).map_err(|e| refuse(Status::BadName, e.to_string()))?;
-            if subscription.kind() != FilterKind::Tags {
-                let text = "SQL92 filters are not served by this version: filter by tags";
-                return Err(refuse(Status::Unsupported, text));
-            }
-            listed.push(Subscription {
-                topic: topic.to_owned(),
-                kind: subscription.kind().0,
-                expression: subscription.expression().unwrap_or("*").to_owned(),
-            });
+            let expression = self.read_expression(&subscription)?;
+            let kind = subscription.kind().0;
+            listed.push(Subscription { topic: topic.to_owned(), kind, expression });
         }
         listed.sort();
         let timeout = match u64::from(request.session_timeout_ms()) {
@@ -121,6 +115,33 @@ impl<M: Memory> Shard<M> {
             connection: asker.connection,
             correlation: asker.correlation,
         })
+    }
+
+    /// What members are compared by: of an expression the canonical text, so that its spelling does not matter.
+    fn read_expression(
+        &mut self,
+        subscription: &ringmq_schema::consume::Subscription<'_>,
+    ) -> Result<String, Refuse> {
+        let expression = subscription.expression();
+        match subscription.kind() {
+            FilterKind::Tags => Ok(expression.unwrap_or("*").to_owned()),
+            FilterKind::Sql92 => {
+                let program = self.fetches.programs.get(expression.unwrap_or_default());
+                let program = program.map_err(|bad| Refuse {
+                    message: format!(
+                        "the filter of topic {}: {}",
+                        subscription.topic(),
+                        bad.message
+                    ),
+                    ..bad
+                })?;
+                Ok(program.text().to_owned())
+            }
+            other => {
+                let text = format!("there is no kind of filter with the number {}", other.0);
+                Err(refuse(Status::BadRequest, text))
+            }
+        }
     }
 
     /// The group is not there: it is made on first use, or refused.
@@ -210,6 +231,8 @@ impl<M: Memory> Shard<M> {
         if let Some(parked) = earlier {
             self.answer_heartbeat(id, heartbeat.member, parked, out);
         }
+        let topics = heartbeat.subscriptions.iter().map(|s| s.topic.as_str());
+        self.ensure_retry_topic(id, topics, now, out);
         self.reconcile(id, now, out);
         Ok(())
     }
@@ -313,10 +336,12 @@ impl<M: Memory> Shard<M> {
             .map(|(queue, generation)| OwnedQueue::new(queue.topic, queue.queue, *generation, 0))
             .collect();
         let (version, members) = (found.version, state.members.len() as u32);
+        let max_attempts = self.registry.group(id).map_or(0, |group| group.settings.max_attempts);
         let asker = heartbeat_asker(parked.connection, parked.correlation);
         self.answer(asker, out, |fbb| {
             let queues = Some(fbb.create_vector(&queues));
-            let args = GroupHeartbeatAnswerArgs { group: id, version, queues, members };
+            let args =
+                GroupHeartbeatAnswerArgs { group: id, version, queues, members, max_attempts };
             GroupHeartbeatAnswer::create(fbb, &args)
         });
     }

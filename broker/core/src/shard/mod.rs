@@ -6,6 +6,7 @@
 mod admin;
 mod fetch;
 mod group;
+mod group_admin;
 mod locate;
 mod lookup;
 mod mending;
@@ -17,6 +18,7 @@ mod punching;
 mod registry;
 mod replay;
 mod retention;
+mod retry;
 mod sealing;
 mod snapshot;
 mod timers;
@@ -336,6 +338,7 @@ impl<M: Memory> Shard<M> {
             Opcode::ResetOffsets => self.reset_offsets(now, asker, frame.table, out),
             Opcode::GroupHeartbeat => self.group_heartbeat(now, asker, frame.table, out),
             Opcode::GroupLeave => self.group_leave(now, asker, frame.table, out),
+            Opcode::RetryLater => self.retry_later(now, asker, frame, out),
             Opcode::DescribeGroup => self.describe_group(now, asker, frame.table, out),
             Opcode::CreateTopic => self.create_topic(now, asker, frame.table, out),
             Opcode::AlterTopic => self.alter_topic(now, asker, frame.table, out),
@@ -344,6 +347,7 @@ impl<M: Memory> Shard<M> {
             Opcode::ListTopics => self.list_topics(asker, frame.table, out),
             Opcode::QueryQueues => self.query_queues(asker, frame.table, out),
             Opcode::CreateGroup => self.create_group(now, asker, frame.table, out),
+            Opcode::AlterGroup => self.alter_group(now, asker, frame.table, out),
             Opcode::DeleteGroup => self.delete_group(now, asker, frame.table, out),
             Opcode::ListGroups => self.list_groups(asker, frame.table, out),
             Opcode::QueryShard => self.query_shard(now, asker, out),
@@ -427,6 +431,9 @@ impl<M: Memory> Shard<M> {
             }
             PeerMessage::RegistryWhole(whole) => self.registry_whole(whole, now, out),
             PeerMessage::EnsureGroup { name } => self.ensure_group(name, now, out),
+            PeerMessage::EnsureGroupTopic { group, dead_letters } => {
+                self.ensure_group_topic(group, dead_letters, now, out);
+            }
             PeerMessage::Assign(ownership) => self.assign(from, ownership, now, out),
             PeerMessage::Assigned { ownership, .. } => self.assigned(&ownership),
             PeerMessage::Owned(ownership) => self.owned(&ownership),

@@ -48,32 +48,46 @@ impl<M: Memory> Shard<M> {
             return Ok(());
         }
 
-        let slot = self.queues.slot_or_new(id);
-        let queue = self.queues.at_mut(slot);
-        let base_offset = queue.next;
-        let store_ms = now.wall_ms;
-        let touched = Some((slot, base_offset + u64::from(records)));
-        let sealing = &mut self.sealing;
-        let (position, end) =
-            self.log.append(frame.run, durable, touched, now, out, |header, put| {
-                header.offset = queue.next.into();
-                header.store_ms = store_ms.into();
-                header.attempts = 0.into();
-                let bytes = header.prefix.length.get();
-                let Put { segment, place, row } = put;
-                let tag_hash = header.tag_hash.get();
-                let entry = Entry { place, row, bytes, tag_hash, latest_ms: store_ms };
-                if queue.push(segment, entry) {
-                    sealing.touch(segment, slot);
-                }
-            });
-        debug_assert_eq!(queue.next, base_offset + u64::from(records));
-        if !durable && !queue.waiting.is_empty() {
-            self.sync_wanted = end;
-        }
+        let base_offset = self.queues.get(id).map_or(0, |queue| queue.next);
+        let (position, end) = self.append_messages(id, frame.run, records, durable, now, out);
         let produced = (base_offset, records, position, end);
         self.produced(asker, produced, frame.run.len(), durable, now);
         Ok(())
+    }
+
+    /// Appends a run that was checked to its queue; returns the position of the first record and the end of the
+    /// last.
+    pub(super) fn append_messages(
+        &mut self,
+        id: QueueId,
+        run: &[u8],
+        records: u32,
+        durable: bool,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) -> (u64, u64) {
+        let slot = self.queues.slot_or_new(id);
+        let queue = self.queues.at_mut(slot);
+        let store_ms = now.wall_ms;
+        let end_offset = queue.next + u64::from(records);
+        let touched = Some((slot, end_offset));
+        let sealing = &mut self.sealing;
+        let (position, end) = self.log.append(run, durable, touched, now, out, |header, put| {
+            header.offset = queue.next.into();
+            header.store_ms = store_ms.into();
+            let bytes = header.prefix.length.get();
+            let Put { segment, place, row } = put;
+            let tag_hash = header.tag_hash.get();
+            let entry = Entry { place, row, bytes, tag_hash, latest_ms: store_ms };
+            if queue.push(segment, entry) {
+                sealing.touch(segment, slot);
+            }
+        });
+        debug_assert_eq!(queue.next, end_offset);
+        if !durable && !queue.waiting.is_empty() {
+            self.sync_wanted = end;
+        }
+        (position, end)
     }
 
     /// A run was appended: it is counted, and acknowledged when it is as durable as it must be.
@@ -144,7 +158,7 @@ impl<M: Memory> Shard<M> {
         Err(Refuse { shard, ..refuse(Status::WrongShard, text) })
     }
 
-    fn check_room(&self) -> Handled {
+    pub(super) fn check_room(&self) -> Handled {
         let full = |text| Err(Refuse { retry_after_ms: 1000, ..refuse(Status::DiskFull, text) });
         let broker = &self.config.broker;
         if !self.disk_has_room {
@@ -166,7 +180,7 @@ impl<M: Memory> Shard<M> {
 
     /// Walks the run: nothing of it is kept unless all of it is in order. Returns whether any record
     /// asks for durability, and what they say of their delivery times.
-    fn check_run(
+    pub(super) fn check_run(
         &self,
         id: QueueId,
         run: &[u8],
@@ -220,6 +234,10 @@ impl<M: Memory> Shard<M> {
             }
             if flags & record::FLAG_DELAYED != 0 {
                 return fault("says that it was delivered after a delay");
+            }
+            // Only the broker counts them, or a message could come with none left.
+            if header.attempts.get() != 0 {
+                return fault("says that it was delivered before");
             }
             delays.take(header.deliver_ms.get());
             if found.check_payload().is_err() {

@@ -182,7 +182,7 @@ impl<M: Memory> Shard<M> {
                 self.fetches.wake(woken);
                 self.topic_gone(*id, now, out);
             }
-            Change::Group { id, name } => self.group_made(*id, name, now, out),
+            Change::Group { id, name, .. } => self.group_made(*id, name, now, out),
             Change::GroupDeleted { id } => {
                 self.offsets.forget_group(*id);
                 self.pops.forget_group(*id);
@@ -217,13 +217,40 @@ impl<M: Memory> Shard<M> {
         now: Now,
         out: &mut Outbox<M::Block>,
     ) {
-        let Some(home) = &self.home else { return };
         // One that knows of later changes has them from here, where they are lost.
-        if version > home.at_start || (version, digest) == (home.at_start, home.digest) {
+        if self.home.is_some() && version > self.registry.version() {
+            self.skip_lost_changes(version, now, out);
+        }
+        let Some(home) = &self.home else { return };
+        if (version, digest) == (home.at_start, home.digest) {
             return self.registry_done(from, version, now, out);
         }
         let whole = Arc::new(self.registry.whole());
         out.actions.push(Action::Peer { to: from, message: PeerMessage::RegistryWhole(whole) });
+    }
+
+    /// Home lost its last changes to damage: their versions and ids are not given again, or what other shards
+    /// have of a topic would be taken for another's.
+    fn skip_lost_changes(&mut self, version: u64, now: Now, out: &mut Outbox<M::Block>) {
+        if self.log.failed().is_some() {
+            return;
+        }
+        self.registry.skip_to(version);
+        let (version, last_topic, last_group) = self.registry.head();
+        let head = Slice::registry(version, last_topic, last_group);
+        let end = self.log.append_state(Kind::Snapshot, head.payload(), true, now, out);
+        self.waiting.push(end, true, Then::Nothing);
+        let whole = Arc::new(self.registry.whole());
+        let Some(home) = &mut self.home else { return };
+        home.at_start = version;
+        for (shard, done) in (0..).zip(&mut home.done) {
+            if shard == HOME_SHARD {
+                *done = done.map(|_| version);
+            } else if done.take().is_some() {
+                let message = PeerMessage::RegistryWhole(Arc::clone(&whole));
+                out.actions.push(Action::Peer { to: shard, message });
+            }
+        }
     }
 
     /// Home says everything: what is not here is made durable.
@@ -274,7 +301,7 @@ impl<M: Memory> Shard<M> {
         for change in &news {
             match &change.change {
                 Change::Topic { settings, .. } => self.topic_changed(&settings.name, now, out),
-                Change::Group { id, name } => self.group_made(*id, name, now, out),
+                Change::Group { id, name, .. } => self.group_made(*id, name, now, out),
                 Change::TopicDeleted { .. } | Change::GroupDeleted { .. } => {}
             }
         }
@@ -294,6 +321,12 @@ impl<M: Memory> Shard<M> {
         let Some(home) = &mut self.home else { return };
         let Some(done) = home.done.get_mut(usize::from(from)) else { return };
         let before = *done;
+        if before.is_none() && from != HOME_SHARD && version < home.at_start {
+            // What it confirms was everything until another shard knew of more.
+            let whole = Arc::new(self.registry.whole());
+            out.actions.push(Action::Peer { to: from, message: PeerMessage::RegistryWhole(whole) });
+            return;
+        }
         *done = Some(version.max(before.unwrap_or(0)));
         if before.is_none() {
             home.told[usize::from(from)] = version;

@@ -395,7 +395,7 @@ impl Replay for Tables {
         if kind == Kind::Message {
             if state && header.flags.get() & FLAG_DELAYED != 0 {
                 let (due_ms, position) = (header.deliver_ms.get(), header.producer_id.get());
-                self.timers.end(Key { due_ms, position });
+                self.timers.fire(Key { due_ms, position });
             }
             return self.take_message(segment, record);
         }

@@ -1,9 +1,9 @@
 //! What was delivered, taken back, or appended again: all of it but a handful of exceptions is one mark.
 //!
 //! Invariants:
-//! - `fired` only grows; a timer at or below it is over unless it is in `behind`;
+//! - `fired` only grows, with what is delivered; a timer at or below it is over unless it is in `behind`;
 //! - `behind` has the timers that were set below the mark: the clock had been set back, or they were due already;
-//! - each function says what is, in the order of the log, and so replay from a snapshot's beginning on comes to the
+//! - they follow from the log alone; each function says what is, in the order of the log, and so replay from a snapshot's beginning on comes to the
 //!   same, whatever part of it the snapshot said already.
 
 use super::Key;
@@ -86,12 +86,28 @@ impl Marks {
         is_behind
     }
 
-    /// A timer was delivered, or passed over.
-    pub(crate) fn end(&mut self, key: Key) {
+    /// A timer was delivered.
+    pub(crate) fn fire(&mut self, key: Key) {
         if self.behind.remove(&key).is_none() {
             self.fired = self.fired.max(key);
+            self.drop_recalled();
         }
-        self.recalled.remove(&key);
+    }
+
+    /// A timer is passed over, which the log does not say: the mark moves with the next that is delivered, and so it
+    /// is the same after a restart.
+    pub(crate) fn skip(&mut self, key: Key) {
+        if self.behind.remove(&key).is_some() {
+            self.recalled.remove(&key);
+        }
+    }
+
+    /// Those below the mark are over.
+    fn drop_recalled(&mut self) {
+        let Marks { fired, behind, recalled, .. } = self;
+        if recalled.first().is_some_and(|first| first <= fired) {
+            recalled.retain(|key| key > fired || behind.contains_key(key));
+        }
     }
 
     /// A timer was taken back.
@@ -131,8 +147,8 @@ impl Marks {
     pub(crate) fn settle(&mut self, start: u64) {
         self.moved.retain(|base, _| *base >= start);
         self.behind.retain(|key, _| key.position >= start);
-        let Marks { fired, behind, recalled, .. } = self;
-        recalled.retain(|key| key.position >= start && (*key > *fired || behind.contains_key(key)));
+        self.recalled.retain(|key| key.position >= start);
+        self.drop_recalled();
     }
 }
 
@@ -156,22 +172,30 @@ mod tests {
     fn one_mark_says_what_is_over() {
         let mut marks = Marks::default();
         assert!(!marks.set(key(50, 8), 200) && !marks.set(key(40, 16), 200));
-        marks.end(key(40, 16));
+        marks.fire(key(40, 16));
         assert!(marks.is_pending(0, key(50, 8)) && !marks.is_pending(0, key(40, 16)));
         assert!(marks.is_pending(0, key(40, 24)), "the same time, but later in the log");
         marks.recall(key(50, 8));
         assert!(!marks.is_pending(0, key(50, 8)));
-        marks.end(key(50, 8));
-        assert_eq!((marks.fired(), marks.recalled_len()), (key(50, 8), 0));
+        marks.skip(key(50, 8));
+        assert_eq!((marks.fired(), marks.recalled_len()), (key(40, 16), 1));
+        marks.fire(key(60, 48));
+        assert_eq!((marks.fired(), marks.recalled_len()), (key(60, 48), 0));
     }
 
     #[test]
     fn a_timer_set_below_the_mark_is_pending_until_it_ends_itself() {
         let mut marks = Marks::default();
-        marks.end(key(100, 8));
+        marks.fire(key(100, 8));
         assert!(marks.set(key(60, 16), 200) && marks.set(key(50, 24), 200));
-        marks.end(key(50, 24));
+        marks.fire(key(50, 24));
         assert_eq!(marks.fired(), key(100, 8));
+        assert!(marks.set(key(55, 32), 200));
+        marks.recall(key(55, 32));
+        marks.fire(key(110, 40));
+        assert!(!marks.is_pending(0, key(55, 32)), "still known to be taken back");
+        marks.skip(key(55, 32));
+        assert_eq!((marks.recalled_len(), marks.behind_len()), (0, 1));
         assert!(marks.is_pending(0, key(60, 16)) && !marks.is_pending(0, key(50, 24)));
         marks.append_again(Some(0), key(60, 16));
         assert!(!marks.is_pending(0, key(60, 16)) && marks.moved().next().is_none());

@@ -26,22 +26,14 @@ pub(crate) struct Sources {
 }
 
 /// The pending timers of one segment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Source {
     /// All of them, or nothing: the index has them.
     memory: Option<BTreeMap<Key, u32>>,
     run: Option<Run>,
     head: Option<Key>,
-    /// Everything up to here was handed out.
-    pulled: Key,
     /// End of the last record of the log that says that one of them is over.
     ended_at: u64,
-}
-
-impl Default for Source {
-    fn default() -> Self {
-        Source { memory: None, run: None, head: None, pulled: Key::MIN, ended_at: 0 }
-    }
 }
 
 /// What comes next.
@@ -105,8 +97,7 @@ impl Sources {
     pub(crate) fn index(&mut self, base: u64, pages: Pages, over: Key) {
         let has_more = pages.timer_rows > 0 && pages.newest_due_ms >= over.due_ms;
         let source = self.segments.entry(base).or_default();
-        let after = over.max(source.pulled);
-        source.run = has_more.then(|| Run::new(base, pages, after));
+        source.run = has_more.then(|| Run::new(base, pages, over));
         if !has_more {
             self.stale.extend(source.memory.take());
         }
@@ -150,7 +141,8 @@ impl Sources {
         }
     }
 
-    /// Hands out what comes next of all, when that is known.
+    /// Hands out what comes next of all, when that is known. What memory handed out comes again when the index takes
+    /// its place.
     pub(crate) fn pull(&mut self) -> Option<Pulled> {
         let (_, base) = *self.heads.first()?;
         self.pull_from(base)
@@ -168,7 +160,6 @@ impl Sources {
             }
             (None, None) => return None,
         }
-        source.pulled = source.pulled.max(key);
         self.refresh(base);
         Some(Pulled { key, bytes, base })
     }
@@ -181,11 +172,6 @@ impl Sources {
             let Some(run) = source.run.as_mut() else { continue };
             wanted.extend(run.ask().map(|page| (base, page)));
             // From here on the index says what is left, and not memory.
-            while let Next::Is(key, _) = run.next()
-                && key <= source.pulled
-            {
-                run.pass(key);
-            }
             if matches!(run.next(), Next::Is(..) | Next::End) {
                 self.stale.extend(source.memory.take());
             }

@@ -5,6 +5,7 @@ mod group;
 mod log;
 mod message;
 mod server;
+mod timer;
 mod topic;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub use group::{GroupVerb, Reset};
 pub use log::{Dump, LogVerb};
 pub use message::{Find, Get, MessageVerb};
 pub use server::{Dev, Flush, Quickstart};
+pub use timer::{Pending, Recall, TimerVerb};
 pub use topic::{Consume, Create, Kind, Produce, Rights, Settings, TopicVerb};
 
 use crate::output::Form;
@@ -93,6 +95,9 @@ pub enum Noun {
     /// Messages looked up by id and by key
     #[command(subcommand)]
     Message(MessageVerb),
+    /// Delayed messages that wait for their time
+    #[command(subcommand)]
+    Timer(TimerVerb),
     /// A broker's files, read only, without the broker
     #[cfg(target_os = "linux")]
     #[command(subcommand)]

@@ -171,6 +171,9 @@ pub struct Produce {
     /// Durability asked for [default: the topic's]
     #[arg(long, value_enum)]
     pub flush: Option<Flush>,
+    /// Deliver every message so long after it was sent, as in 90s or 7d; `timer ls` shows those that wait
+    #[arg(long, value_parser = values::duration, value_name = "TIME")]
+    pub delay: Option<std::time::Duration>,
 }
 
 /// `topic consume`.
@@ -199,6 +202,9 @@ pub struct Consume {
     /// Only messages with these tags, as in "paid || refunded"
     #[arg(long, default_value = "*")]
     pub tags: String,
+    /// Only messages with such properties, as in "region = 'eu' AND amount > 100"
+    #[arg(long, value_name = "EXPRESSION", conflicts_with = "tags")]
+    pub sql: Option<String>,
     /// Stop after so many messages
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,

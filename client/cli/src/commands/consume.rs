@@ -19,8 +19,8 @@ use crate::values::Place;
 const POLL: Duration = Duration::from_millis(500);
 /// A group gives a dead member's queues to others after its session timeout, 10 s by default.
 const OWN_NONE_MAX: Duration = Duration::from_secs(15);
-/// With a filter, positions stand still over messages that do not match: so many polls without a message
-/// mean that the end was reached.
+/// With a filter, positions stand still over messages that do not match: so many polls without a message and
+/// without a step mean that the end was reached.
 const EMPTY_POLLS_AT_END: u32 = 2;
 
 pub(super) async fn run(args: &Consume, global: &Global) -> Result<(), Failure> {
@@ -60,6 +60,7 @@ async fn copy(
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     let (mut text, mut empty_polls) = (Vec::new(), 0);
+    let mut positions = consumer.positions();
     let begun = Instant::now();
     while left > 0 {
         let owns_none = consumer.positions().is_empty();
@@ -74,7 +75,10 @@ async fn copy(
             records = consumer.poll(POLL) => records?,
             _ = &mut interrupted => break,
         };
-        empty_polls = if records.is_empty() && !owns_none { empty_polls + 1 } else { 0 };
+        // A filter that leaves out much is told now and then how far the broker looked.
+        let before = std::mem::replace(&mut positions, consumer.positions());
+        let stands = records.is_empty() && !owns_none && positions == before;
+        empty_polls = if stands { empty_polls + 1 } else { 0 };
         for record in &records {
             let beyond = ends.get(record.queue()).is_some_and(|end| record.offset() >= *end);
             if left == 0 || (beyond && !args.follow) {
@@ -107,6 +111,13 @@ fn write(record: &Record, args: &Consume, form: Form, to: &mut Vec<u8>) {
     }
 }
 
+fn filter(args: &Consume) -> Filter {
+    match &args.sql {
+        Some(expression) => Filter::sql(expression),
+        None => Filter::tags(&args.tags),
+    }
+}
+
 /// Reads all queues by itself; no group's offsets change.
 async fn onlooker(
     client: &Client,
@@ -116,7 +127,7 @@ async fn onlooker(
 ) -> Result<PullConsumer, Failure> {
     let mut builder = client.pull_consumer(onlooker_group()).from(ConsumeFrom::First);
     for queue in ends.keys() {
-        builder = builder.assign(queue.clone(), Filter::tags(&args.tags));
+        builder = builder.assign(queue.clone(), filter(args));
     }
     let mut consumer = builder.build().await?;
     for (queue, end) in ends {
@@ -149,7 +160,7 @@ async fn member(
         }
     };
     let builder = client.pull_consumer(group).from(from);
-    Ok(builder.subscribe(args.topic.as_str(), Filter::tags(&args.tags)).build().await?)
+    Ok(builder.subscribe(args.topic.as_str(), filter(args)).build().await?)
 }
 
 fn is_at_end(consumer: &PullConsumer, ends: &HashMap<Queue, u64>, empty_polls: u32) -> bool {

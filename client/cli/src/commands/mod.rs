@@ -14,6 +14,7 @@ mod message;
 mod produce;
 #[cfg(target_os = "linux")]
 mod quickstart;
+mod timer;
 mod topic;
 
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Noun::Cluster(verb) => with_client(cluster::run(&verb, &global)),
         Noun::Topic(verb) => with_client(topic::run(&verb, &global)),
         Noun::Message(verb) => with_client(message::run(&verb, &global)),
+        Noun::Timer(verb) => with_client(timer::run(&verb, &global)),
         Noun::Group(verb) => with_client(group::run(&verb, &global)),
     }
 }

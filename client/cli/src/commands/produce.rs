@@ -140,6 +140,9 @@ impl<'a> Sender<'a> {
         if let Some(group) = &self.args.group {
             message = message.group(group);
         }
+        if let Some(delay) = self.args.delay {
+            message = message.deliver_after(delay);
+        }
         self.waiting.push(self.producer.enqueue(message).await?);
         while self.waiting.len() >= IN_FLIGHT {
             if let Some(delivered) = self.waiting.next().await {

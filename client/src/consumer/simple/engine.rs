@@ -168,12 +168,15 @@ impl Engine {
             ConsumeFrom::First | ConsumeFrom::Time(_) => super::super::AT_FIRST,
         };
         let called = connection.call(request, wait + self.asker.limit, |fbb| {
+            let tags = place.filter.hashes().map(|hashes| fbb.create_vector(&hashes));
+            let sql = place.filter.sql_text().map(|text| fbb.create_string(text));
             let args = PopArgs {
                 group,
                 topic: place.topic_id,
                 queues: Some(fbb.create_vector(queues)),
                 start,
-                tags: Some(fbb.create_vector(&place.filter.hashes())),
+                tags,
+                sql,
                 max_records,
                 max_bytes: BYTES,
                 invisible_ms: self.settings.invisible.as_millis() as u32,

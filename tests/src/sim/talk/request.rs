@@ -95,7 +95,7 @@ impl Words {
                 .iter()
                 .map(|tag| {
                     let hashes = Some(fbb.create_vector(&[*tag]));
-                    consume::TagFilter::create(fbb, &consume::TagFilterArgs { hashes })
+                    consume::TagFilter::create(fbb, &consume::TagFilterArgs { hashes, sql: None })
                 })
                 .collect();
             let filters = Some(fbb.create_vector(&filters));

@@ -2,8 +2,9 @@
 
 use super::super::Shard;
 use super::super::locate::{Located, locate, position};
-use super::SKIPPED_MAX;
-use super::parked::{Parked, Reading};
+use super::WORK_MAX;
+use super::filter::Filter;
+use super::parked::{Parked, Reading, Wanted};
 use crate::peer::QueueId;
 use crate::seam::{Block, Memory, Outbox, Slice};
 use ringmq_schema::consume::FetchedQueue;
@@ -26,26 +27,33 @@ pub(super) struct Gathered {
     /// It stopped where filters left out as much as one step may, or where something must be read first: there
     /// may be more behind.
     pub(super) cut_short: bool,
+    /// Filters had as much work as one fetch may cost.
+    pub(super) exhausted: bool,
     /// A queue has something else to be told.
     pub(super) told: bool,
+    /// Records that SQL filters left out behind some that are wanted: they count when this is sent.
+    pub(super) left_out: u64,
 }
 
 impl<M: Memory> Shard<M> {
-    /// Collects records from `source` into `out.slices`, queue after queue, but for those at fault.
+    /// Collects records from `source` into `out.slices`, queue after queue, but for those at fault. What filters
+    /// leave out in front of the first record of a queue is passed over for good.
     pub(super) fn gather(
         &mut self,
-        parked: &Parked,
+        parked: &mut Parked,
         rotation: usize,
         source: &Source<'_, M::Block>,
         first_slice: usize,
         fetched: &mut Vec<FetchedQueue>,
         out: &mut Outbox<M::Block>,
     ) -> Gathered {
-        let (mut bytes, mut records, mut skipped) = (0u64, 0u32, parked.skipped);
-        let (mut cut_short, mut told) = (false, false);
+        let (max_bytes, max_records) = (parked.max_bytes, parked.max_records);
+        let (mut bytes, mut records) = (0u64, 0u32);
+        let (mut cut_short, mut told, mut left_out) = (false, false, 0);
         let count = parked.queues.len();
         for index in (0..count).map(|n| (rotation + n) % count) {
-            let wanted = &parked.queues[index];
+            let Parked { queues: all, filters, work, .. } = &mut *parked;
+            let wanted = &mut all[index];
             if !wanted.is_served() {
                 continue;
             }
@@ -54,8 +62,9 @@ impl<M: Memory> Shard<M> {
             if queue.visible < queue.next {
                 self.sync_wanted = log.appended();
             }
-            let filter = wanted.filter.checked_sub(1).map(|n| &parked.filters[usize::from(n)]);
+            let filter = wanted.filter.checked_sub(1).map(|n| &filters[usize::from(n)]);
             let (mut offset, mut count, mut is_lost) = (wanted.offset, 0u32, false);
+            let mut passed_over = 0;
             'queue: while offset < queue.visible {
                 let known;
                 let located =
@@ -86,18 +95,17 @@ impl<M: Memory> Shard<M> {
                     if offset >= queue.visible {
                         break 'queue;
                     }
-                    if filter.is_some_and(|tags| !tags.contains(&entry.tag_hash)) {
-                        if skipped >= SKIPPED_MAX {
+                    if filter.is_some_and(|filter| !filter.admits(entry)) {
+                        if *work >= WORK_MAX {
                             break 'queue;
                         }
-                        skipped += 1;
+                        *work += 1;
                         offset += 1;
+                        passed_over += 1;
                         continue;
                     }
                     let length = u64::from(entry.bytes);
-                    if records > 0
-                        && (bytes + length > parked.max_bytes || records >= parked.max_records)
-                    {
+                    if records > 0 && (bytes + length > max_bytes || records >= max_records) {
                         break 'queue;
                     }
                     let at = position(base, entry);
@@ -115,6 +123,15 @@ impl<M: Memory> Shard<M> {
                         }
                         break 'queue;
                     }
+                    match fate(filter, wanted, (index, offset), (source, &slice), work) {
+                        Fate::Sent => {}
+                        Fate::LeftOut => {
+                            offset += 1;
+                            passed_over += 1;
+                            continue;
+                        }
+                        Fate::Later => break 'queue,
+                    }
                     push_slice(slice, first_slice, out);
                     bytes += length;
                     records += 1;
@@ -124,6 +141,13 @@ impl<M: Memory> Shard<M> {
             }
             self.figures.corrupt_reads += u64::from(is_lost);
             told |= is_lost;
+            let passed_over = if matches!(filter, Some(Filter::Sql(_))) { passed_over } else { 0 };
+            if count == 0 && !is_lost {
+                self.figures.sql_left_out += passed_over;
+                wanted.offset = offset;
+            } else {
+                left_out += passed_over;
+            }
             if offset > wanted.asked {
                 let status = if is_lost { Status::Corrupt } else { Status::Ok };
                 fetched.push(FetchedQueue::new(
@@ -138,8 +162,39 @@ impl<M: Memory> Shard<M> {
                 ));
             }
         }
-        Gathered { bytes, cut_short: cut_short || skipped >= SKIPPED_MAX, told }
+        let exhausted = parked.work >= WORK_MAX;
+        Gathered { bytes, cut_short: cut_short || exhausted, exhausted, told, left_out }
     }
+}
+
+/// What becomes of a record that the index admits.
+enum Fate {
+    Sent,
+    LeftOut,
+    /// There is no work left to find out.
+    Later,
+}
+
+fn fate<B: Block>(
+    filter: Option<&Filter>,
+    wanted: &Wanted,
+    (index, offset): (usize, u64),
+    (source, slice): (&Source<'_, B>, &Slice<B>),
+    work: &mut u32,
+) -> Fate {
+    let Some(Filter::Sql(sql)) = filter else { return Fate::Sent };
+    if wanted.known == Some(offset) {
+        return Fate::Sent;
+    }
+    // What was read for this fetch is looked at in any case: so it always moves on.
+    let is_target = matches!(source, Source::Disk(reading, _)
+        if reading.wanted == index && offset == wanted.offset);
+    if *work >= WORK_MAX && !is_target {
+        return Fate::Later;
+    }
+    let judged = sql.judge(slice.bytes(), matches!(source, Source::Disk(..)));
+    *work = work.saturating_add(judged.work);
+    if judged.is_wanted { Fate::Sent } else { Fate::LeftOut }
 }
 
 /// The bytes of a record in a block that was read from `start` on, if they are all there.
@@ -158,7 +213,7 @@ pub(super) fn cut<B: Block>(
 /// Whether what was read from disk is the record that the index says (promise: no foreign byte). The
 /// payload's checksum is the consumer's to compare.
 pub(in super::super) fn is_record<B: Block>(slice: &Slice<B>, id: QueueId, offset: u64) -> bool {
-    let bytes = &slice.block.bytes()[slice.range.start as usize..slice.range.end as usize];
+    let bytes = slice.bytes();
     let Ok((end, Some(found))) = record::read_one(bytes, 0) else { return false };
     end == bytes.len()
         && found.check_header().is_ok()

@@ -7,12 +7,13 @@
 use super::super::Shard;
 use super::super::locate::{Located, PageName, locate, position};
 use super::super::pop::is_pop;
-use super::SKIPPED_MAX;
+use super::WORK_MAX;
+use super::filter::{Filter, InMemory};
 use super::gather::Source;
-use super::parked::{Parked, Reading};
+use super::parked::{Parked, Reading, Wanted};
 use super::transfer::Run;
 use super::windows::{Read, WINDOW_BYTES};
-use crate::index::PAGE_BYTES;
+use crate::index::{Entry, PAGE_BYTES};
 use crate::log::Segment;
 use crate::seam::{Action, BLOCK_BYTES, Block, DiskError, Memory, Now, Outbox};
 use std::collections::BTreeSet;
@@ -39,8 +40,9 @@ impl<M: Memory> Shard<M> {
         let mut pages = BTreeSet::new();
         let mut lowest: Option<Reading> = None;
         let mut is_first = true;
-        let Shard { queues, log, index_pages, scratch, fetches, .. } = self;
-        let Parked { queues: all, filters, skipped, unreadable, failures, .. } = parked;
+        let Shard { queues, log, index_pages, scratch, windows, figures, fetches, .. } = self;
+        let Parked { queues: all, filters, work, unreadable, failures, .. } = parked;
+        let mut memory = InMemory::new(&log.tail, windows);
         let has_failed = *failures > 0;
         let first = if has_failed { fetches.turn } else { rotation };
         let count = all.len();
@@ -59,16 +61,22 @@ impl<M: Memory> Shard<M> {
                     Located::At(base, entries) => {
                         let mut left = entries.iter().take((visible - wanted.offset) as usize);
                         let found = left.find(|entry| {
-                            let is_wanted =
-                                filter.is_none_or(|tags| tags.contains(&entry.tag_hash));
-                            let passes = !is_wanted && *skipped < SKIPPED_MAX;
-                            *skipped += u32::from(passes);
+                            let passes = filter.is_some_and(|filter| {
+                                passes(filter, wanted, entry, base, work, &mut memory)
+                            });
+                            let is_sql = passes && matches!(filter, Some(Filter::Sql(_)));
+                            figures.sql_left_out += u64::from(is_sql);
                             wanted.offset += u64::from(passes);
                             !passes
                         });
                         let Some(entry) = found else { continue };
-                        if *skipped >= SKIPPED_MAX {
-                            return Cold::No;
+                        let is_known = filter.is_none() || wanted.known == Some(wanted.offset);
+                        if *work >= WORK_MAX && !is_known {
+                            // What was found before is not to wait for what takes so long.
+                            match lowest {
+                                None => return Cold::No,
+                                Some(_) => break 'queues,
+                            }
                         }
                         let position = position(base, entry);
                         // Where reads fail the queues have their turns: the lowest may fail for ever.
@@ -313,13 +321,16 @@ impl<M: Memory> Shard<M> {
         self.find_faults(&mut parked, &mut fetched);
         let slices = out.slices.len();
         let source = Source::Disk(reading, block);
-        let gathered = self.gather(&parked, 0, &source, slices, &mut fetched, out);
-        if gathered.bytes > 0 || gathered.told {
+        let first = reading.wanted;
+        let gathered = self.gather(&mut parked, first, &source, slices, &mut fetched, out);
+        let has_stopped = gathered.exhausted && !fetched.is_empty();
+        if gathered.bytes > 0 || gathered.told || has_stopped {
+            self.figures.sql_left_out += gathered.left_out;
             self.answer_fetch(&parked, gathered.bytes, slices, &fetched, out);
             self.fetches.fetched = fetched;
             self.forget(fetch, parked);
         } else {
-            // Nothing of it is wanted any more: it expired meanwhile.
+            // Nothing of it is wanted: a filter left it out, or it expired meanwhile.
             self.fetches.fetched = fetched;
             out.slices.truncate(slices);
             self.serve(fetch, parked, expired, out);
@@ -329,4 +340,31 @@ impl<M: Memory> Shard<M> {
     fn is_due(&self, parked: &Parked, now: Now) -> bool {
         self.stopping || parked.due_us <= now.mono_us
     }
+}
+
+/// Whether a filter passes over the next record of a queue, as far as there is work left for that. A record that is
+/// not in memory is to be read, as one that is wanted.
+fn passes<B: Block>(
+    filter: &Filter,
+    wanted: &mut Wanted,
+    entry: &Entry,
+    base: u64,
+    work: &mut u32,
+    memory: &mut InMemory<'_, B>,
+) -> bool {
+    if *work >= WORK_MAX || wanted.known == Some(wanted.offset) {
+        return false;
+    }
+    if !filter.admits(entry) {
+        *work += 1;
+        return true;
+    }
+    let Filter::Sql(sql) = filter else { return false };
+    let place = (base, position(base, entry), entry.bytes);
+    let Some(judged) = memory.judge(sql, (wanted.id, wanted.offset), place) else { return false };
+    *work = work.saturating_add(judged.work);
+    if judged.is_wanted {
+        wanted.known = Some(wanted.offset);
+    }
+    !judged.is_wanted
 }

@@ -7,6 +7,7 @@
 //! - what is wrong with a queue is said beside the records of the others, from wherever these come (promise:
 //!   isolation).
 
+mod filter;
 mod gather;
 mod look;
 mod parked;
@@ -14,6 +15,7 @@ mod single;
 mod transfer;
 mod windows;
 
+pub(super) use filter::Filter;
 pub(super) use gather::is_record;
 pub(super) use parked::Fetches;
 pub(super) use windows::Windows;
@@ -35,11 +37,14 @@ use std::ops::Range;
 const FILTERS_MAX: usize = 1024;
 /// See [`FILTERS_MAX`].
 const TAGS_MAX: usize = 64;
-/// Most records that a filter leaves out in one step, so that no consumer stops the others.
-const SKIPPED_MAX: u32 = 50_000;
 /// A fetch for which so many reads failed is answered: each may have taken the disk long. Who asks again has
 /// another queue's turn first.
 const FAILURES_MAX: u32 = 8;
+/// Most bytes of expressions in one fetch: some must be parsed.
+const EXPRESSION_BYTES_MAX: usize = 64 << 10;
+/// Most work of filters for one fetch before it is answered with where they stopped, so that no consumer stops the
+/// others: so many records whose tags are not wanted. See `filter` for what else costs how much.
+const WORK_MAX: u32 = 50_000;
 /// Most fetches waiting on one queue.
 const FETCHES_PER_QUEUE_MAX: usize = 1024;
 
@@ -76,15 +81,7 @@ impl<M: Memory> Shard<M> {
         parked.min_bytes = u64::from(request.min_bytes()).clamp(1, parked.max_bytes.max(1));
         parked.max_records = request.max_records().max(1);
         parked.checked = request.checked();
-        let filters = request.filters().unwrap_or_default();
-        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
-        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
-            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
-            return Err(refuse(Status::TooMany, text));
-        }
-        for filter in filters {
-            parked.filters.push(filter.hashes().unwrap_or_default().iter().collect());
-        }
+        self.read_filters(&request, &mut parked.filters)?;
         for queue in queues {
             let id = QueueId { topic: queue.topic(), queue: queue.queue() };
             if usize::from(queue.filter()) > parked.filters.len() {
@@ -108,6 +105,7 @@ impl<M: Memory> Shard<M> {
                 offset: queue.offset(),
                 generation: queue.generation(),
                 filter: queue.filter(),
+                known: None,
                 failed: false,
                 at_fault: false,
             });
@@ -115,6 +113,33 @@ impl<M: Memory> Shard<M> {
         let fetch = self.fetches.next;
         self.fetches.next += 1;
         self.serve(fetch, parked, wait_us == 0, out);
+        Ok(())
+    }
+
+    fn read_filters(&mut self, request: &Fetch<'_>, into: &mut Vec<Filter>) -> Handled {
+        let filters = request.filters().unwrap_or_default();
+        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
+        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
+            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
+            return Err(refuse(Status::TooMany, text));
+        }
+        let bytes: usize = filters.iter().map(|f| f.sql().map_or(0, str::len)).sum();
+        if bytes > EXPRESSION_BYTES_MAX {
+            let text = format!(
+                "the filters of a fetch have {bytes} bytes, at most {EXPRESSION_BYTES_MAX} are allowed"
+            );
+            return Err(refuse(Status::TooMany, text));
+        }
+        for filter in filters {
+            into.push(match (filter.sql(), filter.hashes()) {
+                (None, tags) => Filter::Tags(tags.unwrap_or_default().iter().collect()),
+                (Some(text), None) => Filter::Sql(self.fetches.programs.get(text)?),
+                (Some(_), Some(_)) => {
+                    let text = "a filter is by tags or by an expression, not both";
+                    return Err(refuse(Status::BadRequest, text));
+                }
+            });
+        }
         Ok(())
     }
 
@@ -148,9 +173,10 @@ impl<M: Memory> Shard<M> {
             }
         }
         let (slices, faults) = (out.slices.len(), fetched.len());
-        let gathered = self.gather(&parked, rotation, &Source::Tail, slices, &mut fetched, out);
-        let Gathered { bytes, cut_short, told } = gathered;
+        let gathered = self.gather(&mut parked, rotation, &Source::Tail, slices, &mut fetched, out);
+        let Gathered { bytes, cut_short, told, .. } = gathered;
         if bytes >= parked.min_bytes || faults > 0 || cut_short || told || expired {
+            self.figures.sql_left_out += gathered.left_out;
             self.answer_fetch(&parked, bytes, slices, &fetched, out);
             self.forget(fetch, parked);
         } else {
@@ -163,6 +189,8 @@ impl<M: Memory> Shard<M> {
     /// Queues that cannot be served: gone, fenced, out of range.
     fn find_faults(&self, parked: &mut Parked, fetched: &mut Vec<FetchedQueue>) {
         let Parked { queues, group, member, .. } = parked;
+        let is_off =
+            self.registry.group(*group).is_some_and(|group| !group.settings.consume_enabled);
         for wanted in queues {
             let (mut min, mut max) = (0, 0);
             let status = match self.check_readable(wanted.id) {
@@ -174,6 +202,7 @@ impl<M: Memory> Shard<M> {
                 {
                     Status::Fenced
                 }
+                Ok(()) if is_off => Status::NotReadable,
                 Ok(()) => {
                     // Without a slot it could not be read when the fetch came, and now it can.
                     let queue = match wanted.slot {

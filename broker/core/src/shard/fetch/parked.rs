@@ -3,6 +3,7 @@
 use super::super::Shard;
 use super::super::locate::PageName;
 use super::super::pop::is_pop;
+use super::filter::{Filter, Programs};
 use crate::index::Entry;
 use crate::peer::{Member, QueueId};
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
@@ -22,6 +23,8 @@ pub(super) struct Wanted {
     pub(super) generation: u32,
     /// Index into the filters, plus one.
     pub(super) filter: u16,
+    /// The record there was looked at and is wanted.
+    pub(super) known: Option<u64>,
     /// What lies there could not be read.
     pub(super) failed: bool,
     /// It cannot be served as things are, and is told so: nothing is looked for.
@@ -62,7 +65,7 @@ pub(super) struct Parked {
     /// Nothing is sent that was not looked at.
     pub(super) checked: bool,
     pub(super) queues: Vec<Wanted>,
-    pub(super) filters: Vec<Vec<u32>>,
+    pub(super) filters: Vec<Filter>,
     pub(super) reading: Option<Reading>,
     /// Reads of indexes under way, and how often there were some.
     pub(super) pages: u32,
@@ -71,8 +74,8 @@ pub(super) struct Parked {
     pub(super) unreadable: Vec<u64>,
     /// Reads of the log that failed for it.
     pub(super) failures: u32,
-    /// Records that filters left out since it last waited.
-    pub(super) skipped: u32,
+    /// Work of filters since it last waited.
+    pub(super) work: u32,
     /// Its connection is gone while it reads.
     pub(super) orphaned: bool,
 }
@@ -95,6 +98,7 @@ pub(in super::super) struct Fetches {
     /// Whose turn it is in a fetch for which a read failed: so that all come to have theirs, it moves on only
     /// when one has had it.
     pub(super) turn: usize,
+    pub(in super::super) programs: Programs,
     woken: Vec<u64>,
     /// Emptied ones, for their memory.
     pub(super) spare: Vec<Parked>,
@@ -129,7 +133,7 @@ impl<M: Memory> Shard<M> {
                 waiting.push(fetch);
             }
         }
-        parked.skipped = 0;
+        parked.work = 0;
         self.fetches.due.insert((parked.due_us, fetch));
         self.fetches.parked.insert(fetch, parked);
     }

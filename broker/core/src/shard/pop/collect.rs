@@ -45,8 +45,9 @@ pub(super) struct Taking<'a, B> {
     nonce: u64,
     bytes: u64,
     is_full: bool,
-    /// Messages left out by the filter, or held back.
+    /// Work of the filter.
     pub(super) passed: u32,
+    pub(super) held_back: u32,
     pub(super) dead: usize,
     pub(super) got: Collected<B>,
 }
@@ -112,10 +113,13 @@ impl<M: Memory> Shard<M> {
             bytes: 0,
             is_full: false,
             passed: 0,
+            held_back: 0,
             dead: 0,
             got,
         };
-        for at in (0..count).map(|n| (rotation % count + n) % count) {
+        let group = self.registry.group(taking.parked.group);
+        let is_on = group.is_some_and(|group| group.settings.consume_enabled);
+        for at in (0..if is_on { count } else { 0 }).map(|n| (rotation % count + n) % count) {
             let wanted = taking.wanted(at);
             if taking.room() == 0 {
                 break;
@@ -124,7 +128,7 @@ impl<M: Memory> Shard<M> {
             if queue.visible < queue.next {
                 self.sync_wanted = self.log.appended();
             }
-            if !wanted.failed && self.take_expired(at, &mut taking, out) {
+            if !wanted.failed && self.take_expired(at, &mut taking, now, out) {
                 self.take_fresh(at, &mut taking);
             }
         }
@@ -136,6 +140,7 @@ impl<M: Memory> Shard<M> {
         &mut self,
         at: usize,
         taking: &mut Taking<'_, M::Block>,
+        now: Now,
         out: &mut Outbox<M::Block>,
     ) -> bool {
         let (group, id) = (taking.parked.group, taking.wanted(at).id);
@@ -155,13 +160,13 @@ impl<M: Memory> Shard<M> {
                     }
                     Record::Wait => return false,
                 };
-                if flight.attempt >= super::dead::max_attempts(group) {
+                if flight.attempt >= self.max_attempts(group) {
                     taking.dead += 1;
                     if taking.dead > DEAD_A_STEP {
                         taking.got.is_cut_short = true;
                         return false;
                     }
-                    self.bury(at, offset, flight, &slice, taking, out);
+                    self.bury(at, offset, flight, &slice, taking, now, out);
                 } else if !self.hand_out(at, offset, flight, slice, taking) {
                     return false;
                 }

@@ -5,12 +5,13 @@ use super::collect::{Need, Record, Taking};
 use super::{Shard, Slice};
 use crate::pop::{Flight, Op};
 use crate::seam::{Block, Memory};
+use crate::shard::fetch::Filter;
 use crate::shard::locate::{Located, locate, position};
 use ringmq_schema::placement::{fnv1a, mix};
 use ringmq_schema::record;
 
-/// Most messages that a filter leaves out in one step.
-const PASSED_MAX: u32 = 50_000;
+/// Most work of a filter in one step, as that of a fetch.
+const WORK_MAX: u32 = 50_000;
 /// Most that are held back in one step: each is read for its message group.
 const HELD_BACK_MAX: u32 = 1_024;
 /// So many messages that were left out are worth a record of their own; fewer are looked at again after a restart.
@@ -70,10 +71,23 @@ impl<M: Memory> Shard<M> {
                     Record::Gone => continue,
                     Record::Wait => return offset,
                 };
+                if let Some(Filter::Sql(sql)) = &taking.parked.filter {
+                    if taking.passed >= WORK_MAX {
+                        taking.got.is_cut_short = true;
+                        return offset;
+                    }
+                    let is_from_disk = self.log.tail.slice(position, bytes).is_none();
+                    let judged = sql.judge(slice.bytes(), is_from_disk);
+                    taking.passed = taking.passed.saturating_add(judged.work);
+                    if !judged.is_wanted {
+                        self.figures.sql_left_out += 1;
+                        continue;
+                    }
+                }
                 let lane = if taking.is_fifo { lane_of(&slice) } else { 0 };
                 let flight = Flight::held_back(lane);
                 if self.pops.get(group, id).is_some_and(|flights| flights.is_taken(lane)) {
-                    taking.passed += 1;
+                    taking.held_back += 1;
                     self.note_pop(at, Op::Out { offset, flight }, taking);
                 } else if !self.hand_out(at, offset, flight, slice, taking) {
                     return offset;
@@ -81,7 +95,7 @@ impl<M: Memory> Shard<M> {
             }
             next = end;
             match why {
-                Stop::Enough if !taking.is_fifo || taking.passed < HELD_BACK_MAX => {}
+                Stop::Enough if !taking.is_fifo || taking.held_back < HELD_BACK_MAX => {}
                 Stop::Enough | Stop::CutShort => {
                     taking.got.is_cut_short = true;
                     return next;
@@ -109,9 +123,8 @@ impl<M: Memory> Shard<M> {
     ) -> Ahead {
         let Shard { queues, log, index_pages, scratch, figures, .. } = self;
         let slot = taking.wanted(at).slot;
-        let tags = &taking.parked.tags;
         let queue = queues.at(slot);
-        let most = if tags.is_empty() { room as u32 } else { u32::MAX };
+        let most = if taking.parked.filter.is_none() { room as u32 } else { u32::MAX };
         let mut ahead = Ahead { found: Vec::new(), end: from.max(queue.min), why: Stop::End };
         while ahead.end < queue.visible {
             if ahead.found.len() >= room {
@@ -140,9 +153,9 @@ impl<M: Memory> Shard<M> {
                 if ahead.end >= queue.visible || ahead.found.len() >= room {
                     break;
                 }
-                if tags.is_empty() || tags.contains(&entry.tag_hash) {
+                if taking.parked.filter.as_ref().is_none_or(|filter| filter.admits(entry)) {
                     ahead.found.push((ahead.end, position(base, entry), entry.bytes));
-                } else if taking.passed >= PASSED_MAX {
+                } else if taking.passed >= WORK_MAX {
                     ahead.why = Stop::CutShort;
                     return ahead;
                 } else {
@@ -157,8 +170,7 @@ impl<M: Memory> Shard<M> {
 
 /// The lane of a message: its message group, hashed. Two groups with the same hash wait for each other.
 fn lane_of<B: Block>(slice: &Slice<B>) -> u64 {
-    let bytes = &slice.block.bytes()[slice.range.start as usize..slice.range.end as usize];
-    let found = record::read_one(bytes, 0).ok().and_then(|(_, found)| found);
+    let found = record::read_one(slice.bytes(), 0).ok().and_then(|(_, found)| found);
     let message = found.and_then(|found| found.message().ok());
     match message.and_then(|message| message.group()).filter(|group| !group.is_empty()) {
         Some(group) => mix(fnv1a(group.as_bytes())).max(LANE_OF_QUEUE + 1),

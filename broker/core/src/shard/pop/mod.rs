@@ -13,6 +13,7 @@ mod fresh;
 mod parked;
 mod receipts;
 
+use super::fetch::Filter;
 use super::waiting::Then;
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::peer::QueueId;
@@ -83,12 +84,7 @@ impl<M: Memory> Shard<M> {
             );
             return Err(refuse(Status::BadRequest, text));
         }
-        let tags: Vec<u32> = request.tags().into_iter().flatten().collect();
-        if tags.len() > TAGS_MAX {
-            let text =
-                format!("the filter has {} tags, at most {TAGS_MAX} are allowed", tags.len());
-            return Err(refuse(Status::TooMany, text));
-        }
+        let filter = self.pop_filter(&request)?;
         let mut queues = Vec::new();
         for (id, start) in self.queues_of(&request)? {
             self.check_readable(id)?;
@@ -99,7 +95,7 @@ impl<M: Memory> Shard<M> {
             group,
             topic,
             queues,
-            tags,
+            filter,
             max_records: request.max_records() as usize,
             max_bytes: u64::from(request.max_bytes())
                 .min(self.config.fetch_bytes.min(FETCH_BYTES_MAX) as u64),
@@ -113,6 +109,26 @@ impl<M: Memory> Shard<M> {
         let pop = self.poppers.number();
         self.serve_pop(pop, parked, now, out);
         Ok(())
+    }
+
+    fn pop_filter(&mut self, request: &Pop<'_>) -> Result<Option<Filter>, Refuse> {
+        let tags: Vec<u32> = request.tags().into_iter().flatten().collect();
+        if tags.len() > TAGS_MAX {
+            let text =
+                format!("the filter has {} tags, at most {TAGS_MAX} are allowed", tags.len());
+            return Err(refuse(Status::TooMany, text));
+        }
+        match request.sql() {
+            None if tags.is_empty() => Ok(None),
+            None => Ok(Some(Filter::Tags(tags))),
+            Some(text) if tags.is_empty() => {
+                Ok(Some(Filter::Sql(self.fetches.programs.get(text)?)))
+            }
+            Some(_) => {
+                let text = "a filter is by tags or by an expression, not both";
+                Err(refuse(Status::BadRequest, text))
+            }
+        }
     }
 
     /// The queues that a request is about, and where the group begins in them.

@@ -4,6 +4,7 @@ use super::{Answer, POP_BIT, Shard};
 use crate::peer::QueueId;
 use crate::seam::{ConnectionId, DiskError, Memory, Now, Outbox};
 use crate::shard::Asker;
+use crate::shard::fetch::Filter;
 use crate::table::Map;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -29,7 +30,7 @@ pub(super) struct Parked<B> {
     pub(super) group: u32,
     pub(super) topic: u32,
     pub(super) queues: Vec<Wanted>,
-    pub(super) tags: Vec<u32>,
+    pub(super) filter: Option<Filter>,
     pub(super) max_records: usize,
     pub(super) max_bytes: u64,
     pub(super) invisible_ms: i64,

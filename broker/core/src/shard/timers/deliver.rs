@@ -33,7 +33,11 @@ impl<M: Memory> Shard<M> {
             && fits(&timers.staged, key)
         {
             let Some(timer) = timers.sources.pull() else { break };
-            timers.staged.add(timer);
+            let is_over = timer.key <= timers.marks.over(timer.base);
+            let is_moving = timers.moving.as_ref().is_some_and(|m| m.batch.has(timer.key));
+            if !is_over && !is_moving && !timers.staged.has(timer.key) {
+                timers.staged.add(timer);
+            }
         }
         for (key, bytes) in timers.marks.behind(None) {
             if !fits(&timers.staged, key) {
@@ -61,22 +65,24 @@ impl<M: Memory> Shard<M> {
                 return true;
             }
             let base = staged.base;
-            if !self.timers.marks.is_recalled(key) {
-                match self.take_bytes(key, staged) {
-                    Taken::NotYet => return false,
-                    Taken::Lost => self.figures.timers_lost += 1,
-                    Taken::There(record) => {
-                        bytes += record.get().len();
-                        let end = self.append_due(key, record.get(), now, out);
-                        if let Some(end) = end {
-                            self.timers.sources.ended(base, end);
-                        }
-                    }
+            let record = match self.take_bytes(key, staged) {
+                _ if self.timers.marks.is_recalled(key) => None,
+                Taken::NotYet => return false,
+                Taken::There(record) => Some(record),
+                Taken::Lost => {
+                    self.figures.timers_lost += 1;
+                    None
                 }
-            }
-            count += 1;
+            };
+            (count, bytes) = (count + 1, bytes + staged.bytes as usize);
             self.timers.staged.take_first();
-            self.timers.marks.end(key);
+            match record.and_then(|record| self.append_due(key, record.get(), now, out)) {
+                Some(end) => {
+                    self.timers.marks.fire(key);
+                    self.timers.sources.ended(base, end);
+                }
+                None => self.timers.marks.skip(key),
+            }
         }
         false
     }

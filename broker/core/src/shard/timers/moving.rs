@@ -82,11 +82,11 @@ impl<M: Memory> Shard<M> {
             };
             self.figures.timers_lost += u64::from(record.is_none());
             let is_recalled = self.timers.marks.is_recalled(key);
+            // Also what is not appended again is over, and before the copy is set.
+            self.timers.marks.append_again(Some(segment.base), key);
             if let Some(record) = record.filter(|_| !is_recalled) {
                 self.append_again(segment.base, key, record.get(), now, out);
             }
-            // Also what is not appended again is over.
-            self.timers.marks.append_again(Some(segment.base), key);
             if let Some(moving) = &mut self.timers.moving {
                 moving.batch.take_first();
             }
@@ -128,7 +128,10 @@ impl<M: Memory> Shard<M> {
             && key.due_ms > horizon
         {
             let Some(timer) = self.timers.sources.pull_from(segment.base) else { break };
-            batch.add(timer);
+            let is_over = timer.key <= self.timers.marks.over(segment.base);
+            if !is_over && !self.timers.staged.has(timer.key) {
+                batch.add(timer);
+            }
         }
         self.timers.moving = Some(moving);
     }
