@@ -11,8 +11,8 @@ use ringmq_schema::admin::{
 };
 use ringmq_schema::build::{MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{
-    CommitEntry, QueryOffsets, QueryOffsetsAnswer, QueryOffsetsArgs, QueueRef, ResetOffsets,
-    ResetOffsetsArgs,
+    CommitEntry, FetchQueue, QueryOffsets, QueryOffsetsAnswer, QueryOffsetsArgs, QueueRef,
+    ResetOffsets, ResetOffsetsArgs,
 };
 use ringmq_schema::error::Status;
 use ringmq_schema::frame::read_table;
@@ -32,7 +32,7 @@ const LAST: i64 = -2;
 fn group(desk: &mut Desk, name: &str) -> u32 {
     let answer = desk.call(Opcode::CreateGroup, &[], |fbb| {
         let name = Some(fbb.create_string(name));
-        CreateGroup::create(fbb, &CreateGroupArgs { name })
+        CreateGroup::create(fbb, &CreateGroupArgs { name, settings: None })
     });
     read_table::<GroupAnswer<'_>>(&answer.table).unwrap().group().unwrap().id()
 }
@@ -412,7 +412,7 @@ fn a_message_that_cannot_be_read_is_said_and_does_not_stop_another_queue() {
 }
 
 #[test]
-fn after_sixteen_attempts_a_message_is_kept_back_and_not_lost() {
+fn after_sixteen_attempts_a_message_goes_to_the_dead_letters_with_where_it_was() {
     let mut desk = Desk::open(config(), Files::default());
     let topic = desk.create_topic("orders", 1);
     let group = group(&mut desk, "billing");
@@ -428,8 +428,29 @@ fn after_sixteen_attempts_a_message_is_kept_back_and_not_lost() {
     assert_eq!(attempts(&ask.take(&mut desk)), [(1, 1)], "it is in nobody's way");
     assert_eq!(ack(&mut desk, group, &receipts(topic, &last)), [Status::BadReceipt]);
     let figures = desk.shard.figures();
-    assert_eq!((figures.popped_kept_back, figures.popped_in_flight), (1, 2));
+    assert_eq!((figures.popped_kept_back, figures.popped_in_flight), (1, 2), "not lost");
     assert_eq!(committed(&mut desk, group, topic), 0);
+    // Its topic is there now.
+    desk.advance(1_000);
+    assert!(ask.take(&mut desk).is_empty());
+    let figures = desk.shard.figures();
+    assert_eq!((figures.dead_letters, figures.popped_in_flight), (1, 1));
+    assert_eq!(committed(&mut desk, group, topic), 1);
+    // The letters, as anybody reads them.
+    let letters = topic + 1;
+    let fetch = desk.fetch(&[FetchQueue::new(letters, 0, 0, 0, 0, 0)], 0);
+    let answer = desk.take(fetch).unwrap();
+    let found = ringmq_schema::record::records(&answer.run).next().unwrap().unwrap();
+    found.check_header().unwrap();
+    found.check_payload().unwrap();
+    let message = found.message().unwrap();
+    assert_eq!(found.header.attempts.get(), 16);
+    assert_eq!(
+        (message.origin_topic(), message.origin_queue(), message.origin_offset()),
+        (Some("orders"), 0, 0)
+    );
+    assert_eq!(message.body().unwrap().bytes()[..8], 0u64.to_le_bytes());
+    assert!(message.last_error().unwrap().contains("16 times"));
 }
 
 #[test]

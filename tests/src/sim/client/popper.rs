@@ -60,13 +60,16 @@ impl Popper {
         if topics.is_empty() || !self.waiting.insert(shard) {
             return;
         }
+        let settling = context.phase == Phase::Settling;
+        let waits: &[u32] = if settling { &[0, 1] } else { &[0, 1, 20, 500] };
+        let bytes: &[u32] = if settling { &[1 << 20] } else { &[1, 8 << 10, 1 << 20] };
         let pop = PopOf {
             group: self.group_id,
             topic: *context.random.pick(&topics),
-            max_records: *context.random.pick(&[1, 8, 32]),
-            max_bytes: *context.random.pick(&[1, 8 << 10, 1 << 20]),
+            max_records: *context.random.pick(if settling { &[32] } else { &[1, 8, 32] }),
+            max_bytes: *context.random.pick(bytes),
             invisible_ms: *context.random.pick(&[10_000, 12_000]),
-            wait_ms: *context.random.pick(&[0, 1, 20, 500]),
+            wait_ms: *context.random.pick(waits),
         };
         let request = context.words.pop(shard, pop);
         context.send(request);

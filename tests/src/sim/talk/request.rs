@@ -254,7 +254,8 @@ impl Words {
     pub fn group(&mut self, name: &str) -> Request {
         self.request(Opcode::CreateGroup, 0, false, &[], Intent::Group, |fbb| {
             let name = Some(fbb.create_string(name));
-            admin::CreateGroup::create(fbb, &admin::CreateGroupArgs { name })
+            let args = admin::CreateGroupArgs { name, settings: None };
+            admin::CreateGroup::create(fbb, &args)
         })
     }
 
