@@ -15,6 +15,7 @@ pub mod index;
 mod log;
 pub mod offline;
 pub mod peer;
+mod pop;
 mod queue;
 mod registry;
 pub mod route;

@@ -131,6 +131,22 @@ pub const METRICS: &[Metric] = &[
     gauge("ringmq_waiting_fetches", "Fetches that wait for messages.", |p| {
         p.figures.waiting_fetches
     }),
+    gauge("ringmq_waiting_pops", "Pops that wait for messages.", |p| p.figures.waiting_pops),
+    gauge("ringmq_popped_in_flight", "Messages popped and not acknowledged.", |p| {
+        p.figures.popped_in_flight
+    }),
+    counter("ringmq_popped_total", "Messages popped.", |p| p.figures.popped),
+    counter("ringmq_popped_again_total", "Messages popped, not for the first time.", |p| {
+        p.figures.popped_again
+    }),
+    counter("ringmq_popped_acked_total", "Popped messages that were acknowledged.", |p| {
+        p.figures.popped_acked
+    }),
+    counter(
+        "ringmq_popped_kept_back_total",
+        "Looks at dead messages that could not go to the dead letters yet.",
+        |p| p.figures.popped_kept_back,
+    ),
     gauge("ringmq_tail_bytes", "Newest bytes of the log kept in memory.", |p| p.figures.tail_bytes),
     counter("ringmq_read_bytes_total", "Bytes read back from disk for consumers.", |p| {
         p.figures.read_bytes

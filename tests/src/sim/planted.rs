@@ -4,7 +4,7 @@
 use crate::sim::Summary;
 use crate::sim::disk::{Disk, Op};
 use crate::sim::random::Random;
-use crate::sim::talk::{Intent, QueueKey, Reply};
+use crate::sim::talk::{Intent, PoppedOne, QueueKey, Received, Reply};
 use ringmq_core::peer::PeerMessage;
 use ringmq_schema::error::Status;
 use std::collections::BTreeMap;
@@ -70,6 +70,10 @@ pub enum Bug {
     LostTimer,
     /// A delayed message is said to be taken back, and is not.
     RecallPretended,
+    /// An acknowledgement counts after its time was over and somebody else has the message.
+    OldReceiptAccepted,
+    /// A message that somebody has is handed out again.
+    PoppedTwice,
     /// As `IndexElsewhere`, now and then only.
     IndexSometimesElsewhere,
     /// An index that was reported as written is gone after a restart.
@@ -110,6 +114,8 @@ impl Bug {
         Bug::EarlyTimer,
         Bug::LostTimer,
         Bug::RecallPretended,
+        Bug::OldReceiptAccepted,
+        Bug::PoppedTwice,
     ];
 
     /// Those that must do no harm: derived files and space, of which nothing is ever answered from memory of
@@ -138,12 +144,13 @@ pub struct Planted {
     bug: Option<Bug>,
     random: Random,
     last_base: BTreeMap<QueueKey, u64>,
+    last_popped: Vec<(PoppedOne, Received)>,
 }
 
 impl Planted {
     /// See [`Bug`].
     pub fn new(bug: Option<Bug>, random: Random) -> Planted {
-        Planted { bug, random, last_base: BTreeMap::new() }
+        Planted { bug, random, last_base: BTreeMap::new(), last_popped: Vec::new() }
     }
 
     fn strikes(&mut self, bug: Bug, one_in: u64) -> bool {
@@ -313,6 +320,19 @@ impl Planted {
                     if self.strikes(Bug::FenceHidden, 1) {
                         *status = Status::Ok;
                     }
+                }
+            }
+            (Intent::Ack { .. }, Reply::Acked(statuses)) => {
+                for status in statuses.iter_mut().filter(|s| **s == Status::BadReceipt) {
+                    if self.strikes(Bug::OldReceiptAccepted, 1) {
+                        *status = Status::Ok;
+                    }
+                }
+            }
+            (Intent::Pop(_), Reply::Popped(popped)) => {
+                let last = std::mem::replace(&mut self.last_popped, popped.clone());
+                if let Some(again) = last.first().filter(|_| self.strikes(Bug::PoppedTwice, 4)) {
+                    popped.push(*again);
                 }
             }
             (Intent::List, Reply::Topics(topics)) if self.strikes(Bug::TopicHidden, 2) => {

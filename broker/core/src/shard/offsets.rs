@@ -93,6 +93,7 @@ impl<M: Memory> Shard<M> {
             };
             if status == Status::Ok {
                 self.offsets.reset(group, queue, entry.offset(), now.wall_ms);
+                self.reset_popped(group, queue, entry.offset(), now, out);
                 moved.push(Committed { group, queue, offset: entry.offset() });
             }
             results.push(CommitResult::new(queue.topic, queue.queue, status.code(), 0));
@@ -188,10 +189,12 @@ impl<M: Memory> Shard<M> {
                 let status = self.readable(id).err().map_or(Status::Ok, |refused| refused.status);
                 let (min, max) = self.queues.get(id).map_or((0, 0), |q| (q.min, q.visible));
                 let progress = self.offsets.get(group, id);
+                let done = self.pops.get(group, id).map(crate::pop::Flights::done);
+                let committed = progress.committed.max(done);
                 QueueOffsets::new(
                     id.topic,
                     id.queue,
-                    progress.committed.map_or(-1, |offset| offset as i64),
+                    committed.map_or(-1, |offset| offset as i64),
                     min,
                     max,
                     progress.generation,

@@ -4,6 +4,7 @@ use super::Shard;
 use super::fetch::{Fetches, Windows};
 use super::lookup::Lookups;
 use super::mending::Mending;
+use super::pop::Poppers;
 use super::punching::Punching;
 use super::registry::HomeState;
 use super::replay::Tables;
@@ -90,6 +91,8 @@ impl<M: Memory> Shard<M> {
         let fenced = tables.finish(fenced, &segments);
         let Tables { mut queues, registry, offsets, rows, touched, topics, indexes, holes, .. } =
             tables;
+        let mut pops = tables.pops;
+        pops.open(epoch, now);
         for (number, pages) in indexes {
             segments[number as usize].index = Some(pages);
         }
@@ -118,6 +121,8 @@ impl<M: Memory> Shard<M> {
             queues,
             registry,
             offsets,
+            pops,
+            poppers: Poppers::default(),
             groups: BTreeMap::new(),
             unborn: Vec::new(),
             routes: BTreeMap::new(),
