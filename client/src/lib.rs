@@ -71,7 +71,8 @@ pub use admin::{
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
-    ConsumeFrom, PullConsumer, PullConsumerBuilder, PushConsumer, PushConsumerBuilder, SeekTo,
+    ConsumeFrom, PullConsumer, PullConsumerBuilder, Pulled, PushConsumer, PushConsumerBuilder,
+    SeekTo,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use filter::Filter;

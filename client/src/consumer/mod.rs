@@ -4,18 +4,21 @@
 //! long poll at every shard that has one of them, and hands records to a listener or to polls.
 
 mod assignment;
+mod explicit;
 mod feed;
 #[cfg(test)]
 mod feed_tests;
 mod fetch;
 mod held;
 mod lanes;
+mod local;
 mod offsets;
 mod pull;
 mod push;
 mod reader;
 mod retry;
 
+pub use explicit::Pulled;
 pub(crate) use offsets::Asker;
 use offsets::{AT_FIRST, AT_LAST};
 pub use pull::{PullConsumer, PullConsumerBuilder};

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use group::{GroupVerb, Reset};
+pub use group::{Create as CreateGroup, GroupVerb, Reset};
 #[cfg(target_os = "linux")]
 pub use log::{Dump, LogVerb};
-pub use message::{Find, Get, MessageVerb};
+pub use message::{Find, Get, MessageVerb, Print};
 pub use server::{Dev, Flush, Quickstart};
 pub use timer::{Pending, Recall, TimerVerb};
 pub use topic::{Consume, Create, Kind, Produce, Rights, Settings, TopicVerb};

@@ -71,7 +71,6 @@ impl Oracle {
                 entries.iter().for_each(|entry| self.groups.asks(*group, entry));
             }
             Intent::Reset { group, entry } => {
-                self.groups.asks(*group, entry);
                 self.groups.resetting(*group, entry);
             }
             Intent::Offsets { group, queues } => {
@@ -121,8 +120,10 @@ impl Oracle {
             (Intent::Commit { group, member, entries }, Reply::Committed(results)) => {
                 self.committed(*group, *member, entries, results, pending.delivered, when)
             }
-            (Intent::Reset { group, entry }, _) => {
-                self.groups.reset(*group, entry, when.1);
+            (Intent::Reset { group, entry }, reply) => {
+                let done =
+                    matches!(reply, Reply::Committed(r) if r.iter().all(|r| r.1 == Status::Ok));
+                self.groups.reset(*group, entry, done, when.1);
                 Ok(())
             }
             (Intent::Offsets { group, queues }, Reply::Offsets(told)) => {
@@ -174,7 +175,7 @@ impl Oracle {
                 Ok(())
             }
             Intent::Reset { group, entry } => {
-                self.groups.reset(*group, entry, when.1);
+                self.groups.reset(*group, entry, false, when.1);
                 Ok(())
             }
             _ => Ok(()),
