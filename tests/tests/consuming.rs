@@ -48,8 +48,13 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        a_moment(Duration::from_millis(2)).await;
     }
+}
+
+/// Time in which nothing that is waited for happens.
+async fn a_moment(time: Duration) {
+    let _ = tokio::time::timeout(time, pending::<()>()).await;
 }
 
 async fn topic(client: &Client, name: &str, queues: u32) {
@@ -81,6 +86,76 @@ async fn committed(client: &Client, group: &str) -> u64 {
     let lag = client.admin().lag(group).await.unwrap();
     let counted = lag.iter().filter(|lag| !lag.queue.topic.starts_with('%'));
     counted.filter_map(|lag| lag.committed).sum()
+}
+
+#[test]
+fn a_new_group_starts_at_the_first_the_last_or_a_time_and_stays_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), &[]);
+    site.run(async |client| {
+        topic(&client, "orders", 2).await;
+        send(&client, "orders", numbered(0..20)).await;
+        a_moment(Duration::from_millis(5)).await;
+        let later = std::time::SystemTime::now();
+        send(&client, "orders", numbered(20..30)).await;
+        let starts = [ConsumeFrom::First, ConsumeFrom::Time(later), ConsumeFrom::Last];
+        let (mut consumers, mut seen) = (Vec::new(), Vec::new());
+        for (number, start) in starts.into_iter().enumerate() {
+            let got = Seen::default();
+            let into = got.clone();
+            let builder = client.push_consumer(format!("group-{number}"));
+            let consumer = builder.subscribe("orders", Filter::all()).from(start);
+            let consumer = consumer.listen(move |record| {
+                into.add(&record);
+                async { Ok::<(), Infallible>(()) }
+            });
+            consumers.push(consumer.await.unwrap());
+            seen.push(got);
+        }
+        for consumer in &consumers {
+            until("it has both queues", async || consumer.queues().len() == 2).await;
+        }
+        send(&client, "orders", numbered(30..35)).await;
+        for (number, first) in [0, 20, 30].into_iter().enumerate() {
+            let expected: Vec<String> = numbered(first..35).collect();
+            until("all of them came", async || seen[number].all().len() >= expected.len()).await;
+            assert_eq!(seen[number].bodies(), expected);
+        }
+        for consumer in consumers {
+            consumer.close(CLOSING).await.unwrap();
+        }
+        // What was committed counts, whatever is asked for the second time.
+        let again = Seen::default();
+        let consumer = member(&client, "group-2", "orders", &again).await;
+        until("it has both queues", async || consumer.queues().len() == 2).await;
+        send(&client, "orders", numbered(35..36)).await;
+        until("it goes on", async || !again.all().is_empty()).await;
+        assert_eq!(again.bodies(), ["00035"]);
+        consumer.close(CLOSING).await.unwrap();
+    });
+    site.end();
+}
+
+#[test]
+fn members_that_subscribe_differently_are_told_of_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), &[]);
+    site.run(async |client| {
+        topic(&client, "orders", 2).await;
+        topic(&client, "refunds", 2).await;
+        let first = member(&client, "billing", "orders", &Seen::default()).await;
+        for (subscribed, filter) in [("orders", Filter::tags("paid")), ("refunds", Filter::all())] {
+            let builder = client.push_consumer("billing").subscribe(subscribed, filter);
+            let refused = builder.listen(|_| async { Ok::<(), Infallible>(()) }).await;
+            let error = refused.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::SubscriptionMismatch);
+            let text = error.to_string();
+            let both = ["orders (*)", if subscribed == "orders" { "paid" } else { "refunds (*)" }];
+            assert!(both.iter().all(|part| text.contains(part)), "{text}");
+        }
+        first.close(CLOSING).await.unwrap();
+    });
+    site.end();
 }
 
 #[test]
@@ -289,7 +364,7 @@ fn pull_seeks_pauses_and_commits() {
     site.run(async |client| {
         topic(&client, "orders", 1).await;
         send(&client, "orders", numbered(0..100)).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        a_moment(Duration::from_millis(5)).await;
         let later = std::time::SystemTime::now();
         send(&client, "orders", numbered(100..120)).await;
         let queue = bounds(&client, "orders").await.into_keys().next().unwrap();
@@ -361,7 +436,7 @@ fn pull_commits_by_itself_what_was_polled_before() {
         assert_eq!(poll_all(&mut consumer, 10).await.len(), 10);
         assert_eq!(consumer.positions()[0].1, 10);
         // What is under way is not committed; dropping the consumer keeps it so.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        a_moment(Duration::from_millis(100)).await;
         assert_eq!(committed(&client, "audit").await, 0);
         drop(consumer);
         let mut consumer = build().await;
@@ -423,15 +498,122 @@ fn pull_keeps_to_its_room_and_a_dropped_poll_loses_nothing() {
 /// A moment: so many turns of the executor, or some time, or never.
 async fn after(pause: Duration, random: u64) {
     match random >> 40 & 3 {
-        0 => tokio::time::sleep(pause).await,
+        0 => a_moment(pause).await,
         1 => {
             for _ in 0..random >> 50 & 7 {
                 tokio::task::yield_now().await;
             }
         }
-        2 => tokio::time::sleep(pause / 8).await,
+        2 => a_moment(pause / 8).await,
         _ => pending().await,
     }
+}
+
+#[test]
+fn two_hundred_members_settle_and_few_queues_move() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), &[]);
+    site.run(async |client| {
+        for name in ["orders", "refunds"] {
+            topic(&client, name, 150).await;
+        }
+        let joining = (0..200).map(|_| {
+            let builder = client.push_consumer("billing").subscribe("orders", Filter::all());
+            builder.subscribe("refunds", Filter::all()).listen(|_| async { Ok::<(), Infallible>(()) })
+        });
+        let begun = Instant::now();
+        let members = futures_util::future::try_join_all(joining).await.unwrap();
+        let joined = begun.elapsed();
+        let counts = || members.iter().map(|m| m.queues().len()).collect::<Vec<_>>();
+        until("everybody has one queue or two", async || {
+            counts().iter().all(|count| (1..=2).contains(count)) && counts().iter().sum::<usize>() == 300
+        })
+        .await;
+        let settled = begun.elapsed();
+        let group = client.admin().describe_group("billing").await.unwrap();
+        let owned = group.members.iter().flat_map(|member| &member.queues);
+        let generations = owned.filter(|owned| !owned.queue.topic.starts_with('%'));
+        let moves = generations.map(|owned| owned.generation - 1).max().unwrap();
+        ringmq_tests::say(format_args!(
+            "200 members: joined within {joined:?}, settled after {settled:?}, {moves} moves at most"
+        ));
+        assert!(moves <= 2, "{moves}");
+        for member in &members {
+            member.close(CLOSING).await.unwrap();
+        }
+    });
+    site.end();
+}
+
+#[test]
+fn queues_stay_with_who_comes_back_and_go_from_who_leaves_or_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), &[]);
+    site.run(async |client| {
+        topic(&client, "orders", 4).await;
+        let seen = Seen::default();
+        let first = member(&client, "billing", "orders", &seen).await;
+        until("it has all", async || first.queues().len() == 4).await;
+        let second = Client::connect(site.namesrv()).await.unwrap();
+        let other = member(&second, "billing", "orders", &seen).await;
+        until("they share", async || first.queues().len() == 2 && other.queues().len() == 2).await;
+
+        // A clean stop moves them at once.
+        let begun = Instant::now();
+        other.close(CLOSING).await.unwrap();
+        until("the first has all again", async || first.queues().len() == 4).await;
+        let stopped = begun.elapsed();
+        assert!(stopped < Duration::from_secs(5), "not only after the session: {stopped:?}");
+
+        // A process that dies says nothing: its session has to end.
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_ringmq-test-consumer"))
+            .args([&site.namesrv(), "billing", "orders"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        until("they share", async || first.queues().len() == 2).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let begun = Instant::now();
+        until("the first has all again", async || first.queues().len() == 4).await;
+        let died = begun.elapsed();
+        assert!(died > Duration::from_secs(5), "a session lasts: {died:?}");
+        ringmq_tests::say(format_args!(
+            "queues are with another member {stopped:?} after a clean stop, {died:?} after a death"
+        ));
+        first.close(CLOSING).await.unwrap();
+        second.shutdown(CLOSING).await.unwrap();
+    });
+
+    // A broker that is killed and comes back: the member reconnects and keeps its queues under their generations.
+    let generations = async |client: &Client| {
+        let group = client.admin().describe_group("billing").await.unwrap();
+        let owned = group.members.into_iter().flat_map(|member| member.queues);
+        let mut all: Vec<_> = owned.map(|owned| (owned.queue, owned.generation)).collect();
+        all.retain(|(queue, _)| !queue.topic.starts_with('%'));
+        all.sort();
+        all
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = runtime.block_on(Client::connect(site.namesrv())).unwrap();
+    let seen = Seen::default();
+    let consumer = runtime.block_on(member(&client, "billing", "orders", &seen));
+    let before = runtime.block_on(async {
+        until("it has all", async || consumer.queues().len() == 4).await;
+        generations(&client).await
+    });
+    let site = site.kill_with_damage(|| {});
+    runtime.block_on(async {
+        until("it is back", async || {
+            let group = client.admin().describe_group("billing").await;
+            group.is_ok_and(|group| group.members.iter().any(|m| m.queues.len() >= 4))
+        })
+        .await;
+        assert_eq!(generations(&client).await, before);
+        client.shutdown(CLOSING).await.unwrap();
+    });
+    site.end();
 }
 
 #[test]
@@ -473,6 +655,20 @@ fn lag_is_exact_behind_filters_and_says_who_and_since_when() {
         let lag = client.admin().lag("by-tag").await.unwrap();
         assert!(lag.iter().any(|lag| lag.at_least && lag.messages >= 10_000), "{lag:?}");
         consumer.close(CLOSING).await.unwrap();
+    });
+    // In metrics, before filters, once the shards have looked.
+    ringmq_tests::server::eventually_ok("the metric says it", || {
+        let (_, text) = site.broker().http("/metrics");
+        let of = |name: &str| {
+            let mut lines = text.lines().filter(|line| line.starts_with(name));
+            let line = lines.find(|line| line.contains("consumer_group=\"all\",topic=\"orders\""));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        };
+        let found = (of("rocketmq_consumer_lag_messages"), of("ringmq_consumer_lag_seconds"));
+        match found {
+            (Some(25_000.0), Some(seconds)) if seconds > 0.0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     });
     site.end();
 }
