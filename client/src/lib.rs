@@ -86,8 +86,8 @@ pub use admin::{
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
-    ConsumeFrom, Messages, PullConsumer, PullConsumerBuilder, PushConsumer, PushConsumerBuilder,
-    Received, SeekTo, SimpleConsumer, SimpleConsumerBuilder,
+    ConsumeFrom, Messages, PullConsumer, PullConsumerBuilder, Pulled, PushConsumer,
+    PushConsumerBuilder, Received, SeekTo, SimpleConsumer, SimpleConsumerBuilder,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use filter::Filter;

@@ -32,4 +32,4 @@ pub use seam::{
     Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Input, LogFiles, Memory, Now, Outbox,
     SegmentFile, Slice,
 };
-pub use shard::{OpenError, Shard, check_segment};
+pub use shard::{GroupLag, OpenError, Shard, check_segment};

@@ -5,12 +5,14 @@
 //! holds none: it asks for messages one by one.
 
 mod assignment;
+mod explicit;
 mod feed;
 #[cfg(test)]
 mod feed_tests;
 mod fetch;
 mod held;
 mod lanes;
+mod local;
 mod offsets;
 mod pull;
 mod push;
@@ -18,6 +20,7 @@ mod reader;
 mod retry;
 mod simple;
 
+pub use explicit::Pulled;
 pub(crate) use offsets::Asker;
 use offsets::{AT_FIRST, AT_LAST};
 pub use pull::{PullConsumer, PullConsumerBuilder};

@@ -50,6 +50,8 @@ pub enum Bug {
     TopicHidden,
     /// A committed offset is told too low.
     CommitForgotten,
+    /// A commit from before a reset counts after it.
+    ResetOvertaken,
     /// A read of an index brings another segment's.
     IndexElsewhere,
     /// An index is reported as written, and is not.
@@ -104,6 +106,7 @@ impl Bug {
         Bug::PeersLost,
         Bug::TopicHidden,
         Bug::CommitForgotten,
+        Bug::ResetOvertaken,
         Bug::IndexElsewhere,
         Bug::IndexPretended,
         Bug::RetiredUnasked,
@@ -145,12 +148,22 @@ pub struct Planted {
     random: Random,
     last_base: BTreeMap<QueueKey, u64>,
     last_popped: Vec<(PoppedOne, Received)>,
+    /// By group and queue: the last commit, and the last before a reset.
+    last_commit: BTreeMap<(u32, QueueKey), u64>,
+    before_reset: BTreeMap<(u32, QueueKey), u64>,
 }
 
 impl Planted {
     /// See [`Bug`].
     pub fn new(bug: Option<Bug>, random: Random) -> Planted {
-        Planted { bug, random, last_base: BTreeMap::new(), last_popped: Vec::new() }
+        Planted {
+            bug,
+            random,
+            last_base: BTreeMap::new(),
+            last_commit: BTreeMap::new(),
+            before_reset: BTreeMap::new(),
+            last_popped: Vec::new(),
+        }
     }
 
     fn strikes(&mut self, bug: Bug, one_in: u64) -> bool {
@@ -315,7 +328,16 @@ impl Planted {
             {
                 *reply = Reply::Done;
             }
-            (Intent::Commit { .. }, Reply::Committed(results)) => {
+            (Intent::Reset { group, entry }, Reply::Committed(_)) => {
+                let key = (*group, entry.queue);
+                if let Some(offset) = self.last_commit.remove(&key) {
+                    self.before_reset.insert(key, offset);
+                }
+            }
+            (Intent::Commit { group, entries, .. }, Reply::Committed(results)) => {
+                for (entry, (queue, _)) in entries.iter().zip(results.iter()) {
+                    self.last_commit.insert((*group, *queue), entry.offset);
+                }
                 for (_, status) in results.iter_mut().filter(|(_, s)| *s == Status::Fenced) {
                     if self.strikes(Bug::FenceHidden, 1) {
                         *status = Status::Ok;
@@ -338,7 +360,14 @@ impl Planted {
             (Intent::List, Reply::Topics(topics)) if self.strikes(Bug::TopicHidden, 2) => {
                 topics.pop();
             }
-            (Intent::Offsets { .. }, Reply::Offsets(told)) => {
+            (Intent::Offsets { group, .. }, Reply::Offsets(told)) => {
+                for one in told.iter_mut() {
+                    let overtaken = self.before_reset.get(&(*group, one.queue)).copied();
+                    if let Some(offset) = overtaken.filter(|_| self.strikes(Bug::ResetOvertaken, 1))
+                    {
+                        one.committed = offset as i64;
+                    }
+                }
                 for one in told.iter_mut().filter(|one| one.committed > 0) {
                     if self.strikes(Bug::CommitForgotten, 2) {
                         one.committed -= 1;

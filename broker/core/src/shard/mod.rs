@@ -7,6 +7,7 @@ mod admin;
 mod fetch;
 mod group;
 mod group_admin;
+mod lag;
 mod locate;
 mod lookup;
 mod mending;
@@ -24,6 +25,7 @@ mod snapshot;
 mod timers;
 mod waiting;
 
+pub use lag::GroupLag;
 pub use open::{OpenError, check_segment};
 
 use crate::config::{Figures, ShardConfig};
@@ -39,6 +41,7 @@ use crate::registry::Registry;
 use crate::route::TopicRoutes;
 use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
 use fetch::{Fetches, Windows};
+use lag::Lags;
 use lookup::Lookups;
 use mending::Mending;
 use pop::Poppers;
@@ -84,6 +87,7 @@ pub struct Shard<M: Memory> {
     index_pages: PageCache,
     scratch: Vec<Entry>,
     retention: Retention,
+    lags: Lags,
     punching: Punching,
     mending: Mending,
     timers: Timers,
@@ -468,6 +472,7 @@ impl<M: Memory> Shard<M> {
         self.expire_produces(now, out);
         self.log.retry_segment(now, out);
         self.log.mark_if_idle(false, now, out);
+        self.step_lags(now);
     }
 
     /// What follows when the log moved on: answers, consumers, syncs, the end.

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::fetch::{Fetches, Windows};
+use super::lag::Lags;
 use super::lookup::Lookups;
 use super::mending::Mending;
 use super::pop::Poppers;
@@ -112,6 +113,7 @@ impl<M: Memory> Shard<M> {
             index_pages: PageCache::new(config.index_cache_bytes.max(INDEX_CACHE_BYTES_MIN)),
             scratch: Vec::new(),
             retention: Retention::new(topics),
+            lags: Lags::default(),
             punching: Punching::new(holes),
             mending: Mending::default(),
             timers,

@@ -80,7 +80,6 @@ impl Oracle {
                 entries.iter().for_each(|entry| self.groups.asks(*group, entry));
             }
             Intent::Reset { group, entry } => {
-                self.groups.asks(*group, entry);
                 self.groups.resetting(*group, entry);
                 self.retries.passes(*group, entry.queue, u64::MAX);
                 self.pops.resets(*group, entry.queue);
@@ -149,8 +148,10 @@ impl Oracle {
                 self.retries.ends(*group, *queue, *offset);
                 self.retries.acknowledged(message_id, *dead_lettered, *deliver_ms)
             }
-            (Intent::Reset { group, entry }, _) => {
-                self.groups.reset(*group, entry, when.1);
+            (Intent::Reset { group, entry }, reply) => {
+                let done =
+                    matches!(reply, Reply::Committed(r) if r.iter().all(|r| r.1 == Status::Ok));
+                self.groups.reset(*group, entry, done, when.1);
                 Ok(())
             }
             (Intent::Offsets { group, queues }, Reply::Offsets(told)) => {
@@ -227,7 +228,7 @@ impl Oracle {
                 Ok(())
             }
             Intent::Reset { group, entry } => {
-                self.groups.reset(*group, entry, when.1);
+                self.groups.reset(*group, entry, false, when.1);
                 Ok(())
             }
             Intent::Retry { message_id, .. } => self.retries.refused(message_id, status),
