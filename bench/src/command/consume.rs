@@ -125,7 +125,7 @@ async fn by_pop(
                 } else if last.elapsed() > SILENCE_MAX {
                     break;
                 }
-                received.iter().for_each(|message| run.note_received(message.record()));
+                received.iter().for_each(|message| _ = run.note_received(message.record()));
                 for acknowledged in consumer.ack_batch(received).await {
                     acknowledged?;
                 }
