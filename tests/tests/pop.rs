@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used)] // A failure here is the test's.
 
 use ringmq::{
-    Client, ConsumeFrom, ErrorKind, Filter, Message, MessageType, Received, SimpleConsumer,
-    TopicSpec,
+    Client, ConsumeFrom, ErrorKind, Filter, GroupSpec, Message, MessageType, Received,
+    SimpleConsumer, TopicSpec,
 };
 use ringmq_tests::server::PATIENCE;
-use ringmq_tests::site::{Site, send_all};
+use ringmq_tests::site::{Site, read_topic, send_all};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -276,6 +276,45 @@ fn a_stream_gets_what_is_sent_while_it_waits_and_only_what_its_filter_wants() {
         assert_eq!(seen, (100..300).filter(|n| n % 2 == 0).collect());
         consumer.close(CLOSING).await.unwrap();
         assert!(messages.try_next().await.unwrap().is_none(), "it ends with its consumer");
+    });
+    site.end();
+}
+
+#[test]
+fn a_message_whose_attempts_are_used_up_goes_to_the_dead_letters() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), &[]);
+    site.run(async |client| {
+        topic(&client, 1).await;
+        client.admin().create_group(GroupSpec::new("billing").max_attempts(2)).await.unwrap();
+        send(&client, 0..2).await;
+        let consumer = consumer(&client, "billing").await;
+        for attempt in 1..=2 {
+            let message = receive(&consumer, 1).await.remove(0);
+            assert_eq!((number(&message), message.delivery_attempt()), (0, attempt));
+            message.retry_after(NOW).await.unwrap();
+        }
+        let next = receive(&consumer, 1).await.remove(0);
+        assert_eq!(number(&next), 1, "it is in nobody's way");
+        next.ack().await.unwrap();
+        let begun = Instant::now();
+        let letters = loop {
+            let wait = Duration::from_millis(100);
+            assert!(consumer.receive(1, wait).await.unwrap().is_empty(), "it is dead");
+            let stats = client.admin().topic_stats("%DLQ%billing").await.unwrap_or_default();
+            if stats.iter().any(|queue| queue.max_offset > 0) {
+                break read_topic(&client, "%DLQ%billing").await;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it is not in the dead letters: {stats:?}");
+        };
+        let letters: Vec<_> = letters.into_values().flatten().collect();
+        assert_eq!(letters.len(), 1);
+        let origin = letters[0].origin().unwrap();
+        assert_eq!((&*origin.queue.topic, origin.queue.id, origin.offset), ("orders", 0, 0));
+        assert_eq!(letters[0].body(), b"0");
+        assert!(letters[0].last_error().unwrap().contains("2 times"));
+        let lag = client.admin().lag("billing").await.unwrap();
+        assert!(lag.iter().all(|queue| queue.messages == 0), "{lag:?}");
     });
     site.end();
 }

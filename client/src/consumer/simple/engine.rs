@@ -270,7 +270,13 @@ impl Engine {
             }
         }
         let count = received.len();
-        self.lock().ready.extend(received);
+        let mut state = self.lock();
+        if state.is_closed {
+            // Nobody takes them any more: they come back when their time is over.
+            drop(state);
+            return Err(self.closed());
+        }
+        state.ready.extend(received);
         Ok(count)
     }
 
