@@ -226,6 +226,8 @@ pub enum Receive {
     Push,
     /// The consumer polls
     Pull,
+    /// Messages are received one by one, each acknowledged
+    Pop,
 }
 
 /// `10s`, `500ms`, `2m`, `1h`; a bare number is seconds.

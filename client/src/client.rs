@@ -1,7 +1,7 @@
 //! The client: one per program and cluster. Everything else is made from it.
 
 use crate::admin::Admin;
-use crate::consumer::{PullConsumerBuilder, PushConsumerBuilder};
+use crate::consumer::{PullConsumerBuilder, PushConsumerBuilder, SimpleConsumerBuilder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
 use crate::producer::ProducerBuilder;
@@ -123,6 +123,12 @@ impl Client {
     /// A consumer that is asked for records and keeps its position as this group.
     pub fn pull_consumer(&self, group: impl Into<String>) -> PullConsumerBuilder {
         PullConsumerBuilder::new(self.clone(), group.into())
+    }
+
+    /// A consumer that hands out messages one by one, each with an acknowledgement of its own, as a member of this
+    /// group.
+    pub fn simple_consumer(&self, group: impl Into<String>) -> SimpleConsumerBuilder {
+        SimpleConsumerBuilder::new(self.clone(), group.into())
     }
 
     /// Topics, groups, offsets, cluster.

@@ -39,6 +39,8 @@ pub enum ErrorKind {
     StoredWeaker,
     /// Another member owns the queue now.
     Fenced,
+    /// The message was handed out again, or acknowledged: what this receipt says counts no more.
+    BadReceipt,
     /// The offset is outside what can be read.
     OutOfRange,
     /// Members of the group subscribe differently.
@@ -214,7 +216,8 @@ fn kind_of(status: Status) -> ErrorKind {
     use Status as S;
     match status {
         S::BadRequest | S::BadName | S::WrongMessageType | S::MessageTooLarge => ErrorKind::Invalid,
-        S::BadRecord | S::BadChecksum | S::BadReceipt => ErrorKind::Invalid,
+        S::BadRecord | S::BadChecksum => ErrorKind::Invalid,
+        S::BadReceipt => ErrorKind::BadReceipt,
         S::BadFilter => ErrorKind::BadFilter,
         S::TooMany | S::OutOfSequence | S::NotReadable => ErrorKind::Invalid,
         S::UnknownTopic | S::UnknownQueue | S::UnknownGroup | S::NotFound => ErrorKind::NotFound,

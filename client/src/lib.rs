@@ -38,6 +38,21 @@
 //! }
 //! pull.commit().await?;
 //!
+//! // pop: every message carries its own acknowledgement
+//! let consumer = client
+//!     .simple_consumer("shipping")
+//!     .subscribe("orders", Filter::tags("paid || refunded"))
+//!     .invisible_for(Duration::from_secs(30))
+//!     .build()
+//!     .await?;
+//! let mut messages = consumer.messages(); // a Stream
+//! while let Some(message) = messages.try_next().await? {
+//!     match bill(&message).await {
+//!         Ok(()) => message.ack().await?, // consumes it: no double ack
+//!         Err(_) => message.retry_after(Duration::from_secs(10)).await?,
+//!     }
+//! }
+//!
 //! for q in admin.lag("billing").await? {
 //!     println!("{} {} {} {:?}", q.queue.topic, q.queue.id, q.messages, q.age);
 //! }
@@ -71,7 +86,8 @@ pub use admin::{
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
-    ConsumeFrom, PullConsumer, PullConsumerBuilder, PushConsumer, PushConsumerBuilder, SeekTo,
+    ConsumeFrom, Messages, PullConsumer, PullConsumerBuilder, Pulled, PushConsumer,
+    PushConsumerBuilder, Received, SeekTo, SimpleConsumer, SimpleConsumerBuilder,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use filter::Filter;

@@ -57,6 +57,12 @@ impl Record {
         Ok(Record { queue: Arc::clone(queue), shard, bytes, body, tag, origin_topic, attempt })
     }
 
+    /// Handed out so often, as the broker counts.
+    pub(crate) fn on_attempt(mut self, attempt: u32) -> Record {
+        self.attempt = attempt;
+        self
+    }
+
     pub(crate) fn again(mut self) -> Record {
         self.attempt += 1;
         self

@@ -41,6 +41,7 @@ mod generated {
     pub mod connection_generated;
     pub mod consume_generated;
     pub mod message_generated;
+    pub mod pop_generated;
     pub mod produce_generated;
     pub mod retry_generated;
     pub mod route_generated;
@@ -51,6 +52,7 @@ pub use generated::admin_generated::admin;
 pub use generated::connection_generated::connection;
 pub use generated::consume_generated::consume;
 pub use generated::message_generated::message;
+pub use generated::pop_generated::pop;
 pub use generated::produce_generated::produce;
 pub use generated::retry_generated::retry;
 pub use generated::route_generated::route;

@@ -37,6 +37,15 @@ pub const QUEUES_PER_REQUEST_MAX: usize = 16_384;
 pub const FIND_RECORDS_MAX: usize = 64;
 /// Most pending messages in one answer to `ListTimers`.
 pub const LIST_TIMERS_MAX: usize = 1_000;
+/// Most messages in one answer to a `Pop` (RocketMQ: 32).
+pub const POP_RECORDS_MAX: usize = 32;
+/// Most receipts in one `Ack` or `ChangeInvisible`.
+pub const RECEIPTS_MAX: usize = 4_096;
+/// Shortest invisible time of a `Pop`, ms (RocketMQ `minInvisibleTime`). `ChangeInvisible` may say less: the message is
+/// to be tried again soon.
+pub const INVISIBLE_MS_MIN: u32 = 10_000;
+/// Longest invisible time, ms (RocketMQ `maxInvisibleTime`, 12 h).
+pub const INVISIBLE_MS_MAX: u32 = 12 * 3_600_000;
 /// Furthest delivery time of a delayed message, ms from now (RocketMQ `timerMaxDelaySec` is 3 days). Default of the
 /// server's setting.
 pub const DELAY_MS_MAX: u64 = 40 * 86_400_000;

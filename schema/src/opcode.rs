@@ -111,12 +111,13 @@ opcodes! {
     GroupHeartbeat = 25, Subscribe, Shard, true;
     /// `GroupLeave` → empty.
     GroupLeave = 26, Subscribe, Shard, true;
-    /// Message-level receive.
-    Pop = 27, Subscribe, Shard, false;
-    /// Acknowledges popped messages.
-    Ack = 28, Subscribe, Shard, false;
-    /// Extends or shortens a popped message's invisible time.
-    ChangeInvisible = 29, Subscribe, Shard, false;
+    // pop.fbs
+    /// `Pop` → `PopAnswer` + run: message-level receive.
+    Pop = 27, Subscribe, Shard, true;
+    /// `Ack` → `AckAnswer`: acknowledges popped messages.
+    Ack = 28, Subscribe, Shard, true;
+    /// `ChangeInvisible` → `ChangeInvisibleAnswer`: extends or shortens a popped message's invisible time.
+    ChangeInvisible = 29, Subscribe, Shard, true;
     /// `RetryLater` + run → `RetryLaterAnswer`: sends a message back for a later attempt.
     RetryLater = 30, Subscribe, Shard, true;
     /// `GetMessage` → `GetMessageAnswer` + run: by unique or stored id.

@@ -76,7 +76,7 @@ pub enum Kind {
     Owner = 19,
     /// Outcome of a transaction (reserved).
     TransactionEnd = 20,
-    /// State of popped messages (reserved).
+    /// What became of popped messages.
     Pop = 21,
     /// A delayed message that waits for its time. `offset` not 0: it was appended again, from `offset - 1`.
     Timer = 22,

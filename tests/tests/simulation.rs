@@ -56,7 +56,7 @@ fn simulation_seeds_are_clean() {
     }
     ringmq_tests::say(format_args!(
         "simulation: {} seeds clean, {} crashes ({} power losses), {} acknowledged messages checked, \
-         {} records read back, {} lost with the power as allowed, {} commits, {} failed disk operations, {} segments, \
+         {} records read back, {} lost with the power as allowed, {} commits, {} popped, {} of them acknowledged, {} failed disk operations, {} segments, \
          {} indexes, {} spoiled, {} units spoiled, {} transfers, {} expired, {} retired, {} holes, {} events",
         count - failures.len() as u64,
         total.crashes,
@@ -65,6 +65,8 @@ fn simulation_seeds_are_clean() {
         total.seen,
         total.lost,
         total.commits,
+        total.popped,
+        total.acked,
         total.failed_operations,
         total.segments,
         total.indexes,

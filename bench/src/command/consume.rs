@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ringmq::{ConsumeFrom, Filter, Queue, QueueStats};
+use tokio::task::JoinSet;
 
 use super::{blank_report, conclude, show_progress};
 use crate::args::{Consume, Receive};
@@ -17,6 +18,9 @@ use crate::session::Session;
 
 const WAITING_PER_QUEUE: usize = 20_000;
 const RECORDS_PER_POLL: usize = 8_192;
+/// Requests for messages under way; more do not make it faster.
+const POPS_MAX: usize = 16;
+const RECORDS_PER_POP: usize = 32;
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -42,6 +46,7 @@ pub(super) async fn run(args: &Consume) -> anyhow::Result<u8> {
     match args.mode {
         Receive::Push => by_push(args, &session, &run, &group, wanted).await?,
         Receive::Pull => by_pull(&session, &run, &group, &queues).await?,
+        Receive::Pop => by_pop(args, &session, &run, &group, wanted).await?,
     }
     let end_ns = run.progress().last_arrival_ns;
     if args.group.is_none() {
@@ -89,6 +94,49 @@ async fn by_push(
             bail!("{} of {wanted} messages came, then none for {SILENCE_MAX:?}", last.0);
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+    consumer.close(CLOSE_LIMIT).await.context("closing the consumer")
+}
+
+async fn by_pop(
+    args: &Consume,
+    session: &Session,
+    run: &Arc<Run>,
+    group: &str,
+    wanted: u64,
+) -> anyhow::Result<()> {
+    let consumer = session
+        .client(0)
+        .simple_consumer(group)
+        .subscribe(session.topic(), Filter::all())
+        .from(ConsumeFrom::First)
+        .build()
+        .await
+        .context("starting the consumer")?;
+    let mut workers = JoinSet::new();
+    for _ in 0..args.concurrency.min(POPS_MAX) {
+        let (consumer, run) = (consumer.clone(), Arc::clone(run));
+        workers.spawn(async move {
+            let mut last = std::time::Instant::now();
+            while run.progress().received + run.checker().foreign() < wanted {
+                let received = consumer.receive(RECORDS_PER_POP, LOOK_EVERY).await?;
+                if !received.is_empty() {
+                    last = std::time::Instant::now();
+                } else if last.elapsed() > SILENCE_MAX {
+                    break;
+                }
+                for message in &received {
+                    run.note_received(message.record());
+                }
+                for acknowledged in consumer.ack_batch(received).await {
+                    acknowledged?;
+                }
+            }
+            Ok::<(), ringmq::Error>(())
+        });
+    }
+    while let Some(ended) = workers.join_next().await {
+        ended.context("a worker panicked")?.context("receiving")?;
     }
     consumer.close(CLOSE_LIMIT).await.context("closing the consumer")
 }

@@ -75,7 +75,11 @@ pub struct ShardConfig {
     pub timers_behind: usize,
     /// Most messages that were taken back and are not past their time.
     pub timers_recalled: usize,
-    /// Most fetches waiting for messages.
+    /// Most messages that a group has popped from one queue and not acknowledged: then it gets no new ones of it.
+    pub pop_in_flight: usize,
+    /// The same of all groups and queues together.
+    pub pops_in_flight: usize,
+    /// Most fetches and pops waiting for messages.
     pub waiting_fetches: usize,
     /// Most produce requests waiting for their write.
     pub waiting_produces: usize,
@@ -125,6 +129,8 @@ impl ShardConfig {
             delay_ms_max: ringmq_schema::limits::DELAY_MS_MAX,
             timers_behind: 65_536,
             timers_recalled: 100_000,
+            pop_in_flight: 10_000,
+            pops_in_flight: 1_000_000,
             waiting_fetches: 65_536,
             waiting_produces: 262_144,
             topics: 100_000,
@@ -225,6 +231,19 @@ pub struct Figures {
     pub timers_moved: u64,
     /// See `timers_fired`.
     pub timers_lost: u64,
+    /// Pops waiting for messages.
+    pub waiting_pops: u64,
+    /// Messages that were popped and not acknowledged.
+    pub popped_in_flight: u64,
+    /// Messages popped; those among them not for the first time; acknowledged; found to have used up their attempts, with
+    /// no dead-letter topic to go to.
+    pub popped: u64,
+    /// See `popped`.
+    pub popped_again: u64,
+    /// See `popped`.
+    pub popped_acked: u64,
+    /// See `popped`.
+    pub popped_kept_back: u64,
     /// How late they were delivered: how many by [`LATENESS_BOUNDS_MS`], the last later than all; and all together, ms.
     pub timers_late: [u64; LATENESS_BOUNDS_MS.len() + 1],
     /// See `timers_late`.

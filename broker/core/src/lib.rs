@@ -15,6 +15,7 @@ pub mod index;
 mod log;
 pub mod offline;
 pub mod peer;
+mod pop;
 mod queue;
 mod registry;
 pub mod route;
@@ -31,4 +32,4 @@ pub use seam::{
     Action, BLOCK_BYTES, Block, ConnectionId, DiskError, Input, LogFiles, Memory, Now, Outbox,
     SegmentFile, Slice,
 };
-pub use shard::{OpenError, Shard, check_segment};
+pub use shard::{GroupLag, OpenError, Shard, check_segment};

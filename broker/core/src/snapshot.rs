@@ -16,6 +16,7 @@
 //! 20 Recalled (i64 due, u64 position)*, before Fired
 //! 21 Fired    i64 due, u64 position, then (u64 segment, i64 due, u64 position)*
 //! 22 Behind   (i64 due, u64 position, u32 bytes)*, after Fired
+//! 30 Pops     as their record has them; what is in flight of a queue may go on in the next slice
 //! ```
 //!
 //! [`Kind::Snapshot`]: ringmq_schema::record::Kind::Snapshot
@@ -23,6 +24,7 @@
 use crate::consume::offsets::Progress;
 use crate::hole::Hole;
 use crate::peer::{QueueId, RegistryChange};
+use crate::pop::{self, Op, OpWriter};
 use crate::state::{self, Reader};
 use crate::timer::Key;
 
@@ -67,6 +69,10 @@ pub(crate) enum Item {
     Moved(u64, Key),
     /// One that is pending although it is below, with its length.
     Behind(Key, u32),
+    /// What a group has popped from a queue.
+    Pop(u32, QueueId, Op),
+    /// The time of that.
+    PopTime(i64),
 }
 
 /// A slice that is being filled.
@@ -122,6 +128,14 @@ impl Slice {
 
     pub(crate) fn behind() -> Slice {
         Slice::new(22)
+    }
+
+    pub(crate) fn pops(ops: OpWriter) -> Slice {
+        let mut slice = Slice::new(30);
+        if !ops.is_empty() {
+            slice.0.extend_from_slice(&ops.finish());
+        }
+        slice
     }
 
     pub(crate) fn end(begin: u64) -> Slice {
@@ -201,6 +215,11 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
             while !reader.0.is_empty() {
                 visit(Item::Moved(reader.u64()?, read_timer(&mut reader)?));
             }
+        }
+        30 => {
+            let ops = reader.take(reader.0.len())?;
+            let at_ms = pop::read(ops, |group, queue, op| visit(Item::Pop(group, queue, op)))?;
+            visit(Item::PopTime(at_ms));
         }
         3..=5 | 20 | 22 => {
             while !reader.0.is_empty() {

@@ -109,6 +109,10 @@ settings! {
     max_timers_behind: usize = 65_536;
     /// Delayed messages of a shard that were taken back before their time.
     max_timers_recalled: usize = 100_000;
+    /// Messages that a group has popped from one queue and not acknowledged: then it gets no new ones of it.
+    max_pop_in_flight: usize = 10_000;
+    /// The same of all groups and queues of a shard together.
+    max_pops_in_flight: usize = 1_000_000;
     /// Units of a shard under way to the device.
     units_in_flight: usize = 8;
     /// Units up to this length count as small.
@@ -292,6 +296,8 @@ impl BrokerConfig {
             delay_ms_max: ms(self.max_delay),
             timers_behind: self.max_timers_behind,
             timers_recalled: self.max_timers_recalled,
+            pop_in_flight: self.max_pop_in_flight,
+            pops_in_flight: self.max_pops_in_flight,
             waiting_fetches: self.max_waiting_fetches,
             waiting_produces: self.max_waiting_produces,
             topics: self.max_topics,

@@ -5,6 +5,7 @@
 
 use super::ControlConfig;
 use super::shared::{Latency, Published, Shared};
+use crate::shard::state::wall_ms;
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -13,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use ringmq_core::LATENESS_BOUNDS_MS;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +55,7 @@ enum Source {
     Shard(fn(&Published) -> u64),
     Latency(fn(&Latency) -> &Histogram<u64>),
     Lateness,
+    Lag(fn(&Behind, i64) -> f64),
     Failed,
     Broker(fn(&Shared) -> i64),
     Total(fn(&Shared) -> &AtomicU64),
@@ -131,6 +134,22 @@ pub const METRICS: &[Metric] = &[
     gauge("ringmq_waiting_fetches", "Fetches that wait for messages.", |p| {
         p.figures.waiting_fetches
     }),
+    gauge("ringmq_waiting_pops", "Pops that wait for messages.", |p| p.figures.waiting_pops),
+    gauge("ringmq_popped_in_flight", "Messages popped and not acknowledged.", |p| {
+        p.figures.popped_in_flight
+    }),
+    counter("ringmq_popped_total", "Messages popped.", |p| p.figures.popped),
+    counter("ringmq_popped_again_total", "Messages popped, not for the first time.", |p| {
+        p.figures.popped_again
+    }),
+    counter("ringmq_popped_acked_total", "Popped messages that were acknowledged.", |p| {
+        p.figures.popped_acked
+    }),
+    counter(
+        "ringmq_popped_kept_back_total",
+        "Looks at dead messages that could not go to the dead letters yet.",
+        |p| p.figures.popped_kept_back,
+    ),
     gauge("ringmq_tail_bytes", "Newest bytes of the log kept in memory.", |p| p.figures.tail_bytes),
     counter("ringmq_read_bytes_total", "Bytes read back from disk for consumers.", |p| {
         p.figures.read_bytes
@@ -213,6 +232,21 @@ pub const METRICS: &[Metric] = &[
         p.figures.timers_lost
     }),
     Metric {
+        name: "rocketmq_consumer_lag_messages",
+        kind: Kind::Gauge,
+        help: "Messages that a group has not consumed, before its filter; those furthest behind.",
+        source: Source::Lag(|behind, _| behind.messages as f64),
+    },
+    Metric {
+        name: "ringmq_consumer_lag_seconds",
+        kind: Kind::Gauge,
+        help: "Age of the oldest of them; in a sealed segment, of the newest of its topic there.",
+        source: Source::Lag(|behind, now_ms| match behind.oldest_ms {
+            0 => 0.0,
+            oldest_ms => (now_ms - oldest_ms).max(0) as f64 / 1e3,
+        }),
+    },
+    Metric {
         name: "ringmq_timer_lateness_seconds",
         kind: Kind::Histogram,
         help: "How long after its time a delayed message was delivered.",
@@ -261,6 +295,9 @@ const BOUNDS_NS: [u64; 18] = [
     5_000_000_000,
 ];
 
+/// Groups and topics whose lag a scrape has.
+const LAGS_MAX: usize = 500;
+
 /// Makes scrapes.
 pub(super) struct Scraper {
     registry: Registry,
@@ -293,6 +330,8 @@ struct Figures(Arc<Shared>);
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (shards, failed) = (self.0.published(), self.0.failed());
+        let behind = most_behind(&shards);
+        let now_ms = wall_ms();
         for metric in METRICS {
             // The encoder appends these itself.
             let name = metric.name.trim_end_matches("_total").trim_end_matches("_info");
@@ -322,6 +361,12 @@ impl Collector for Figures {
                         sample(out.encode_family(&label)?, metric.kind, value(published))?;
                     }
                 }
+                Source::Lag(value) => {
+                    for ((group, topic), behind) in &behind {
+                        let labels = [("consumer_group", &**group), ("topic", &**topic)];
+                        out.encode_family(&labels)?.encode_gauge(&value(behind, now_ms))?;
+                    }
+                }
                 Source::Lateness => {
                     for (shard, published) in shards.iter().enumerate() {
                         let label = [("shard", shard as u64)];
@@ -338,6 +383,34 @@ impl Collector for Figures {
         }
         Ok(())
     }
+}
+
+/// How far a group is behind on a topic, over all shards.
+#[derive(Debug, Clone, Copy, Default)]
+struct Behind {
+    messages: u64,
+    oldest_ms: i64,
+}
+
+type ByGroup = BTreeMap<(Arc<str>, Arc<str>), Behind>;
+
+/// So many groups and topics as a scrape may have, those that are furthest behind.
+fn most_behind(shards: &[Published]) -> ByGroup {
+    let mut all = ByGroup::new();
+    for lag in shards.iter().flat_map(|published| published.lags.iter()) {
+        let behind = all.entry((Arc::clone(&lag.group), Arc::clone(&lag.topic))).or_default();
+        behind.messages += lag.messages;
+        if lag.oldest_ms > 0 && (behind.oldest_ms == 0 || lag.oldest_ms < behind.oldest_ms) {
+            behind.oldest_ms = lag.oldest_ms;
+        }
+    }
+    if all.len() > LAGS_MAX {
+        let mut sorted: Vec<_> = all.into_iter().collect();
+        sorted.sort_by_key(|(_, behind)| std::cmp::Reverse(behind.messages));
+        sorted.truncate(LAGS_MAX);
+        return sorted.into_iter().collect();
+    }
+    all
 }
 
 fn sample(mut out: MetricEncoder<'_>, kind: Kind, value: u64) -> Result<(), fmt::Error> {
@@ -391,7 +464,17 @@ mod tests {
     /// The list and a scrape name the same metrics, once each.
     #[test]
     fn a_scrape_has_every_metric_of_the_list_and_no_other() {
-        let text = Scraper::new(&config(), Arc::new(Shared::new(2))).scrape().unwrap();
+        let shared = Arc::new(Shared::new(2));
+        let lag = |messages, oldest_ms| {
+            let (group, topic) = ("billing".into(), "orders".into());
+            Arc::from([ringmq_core::GroupLag { group, topic, messages, oldest_ms }])
+        };
+        shared.publish_lags(0, lag(3, 0));
+        shared.publish_lags(1, lag(4, i64::MAX));
+        let text = Scraper::new(&config(), shared).scrape().unwrap();
+        let lag = text.lines().find(|line| line.starts_with("rocketmq_consumer_lag_messages"));
+        let lag = lag.unwrap();
+        assert!(lag.contains("consumer_group=\"billing\",topic=\"orders\"} 7"), "{lag}");
         let mut samples: BTreeSet<&str> = BTreeSet::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();

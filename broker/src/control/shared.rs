@@ -4,11 +4,11 @@
 //! published at once is left for the next second, because figures are totals.
 
 use hdrhistogram::Histogram;
-use ringmq_core::Figures;
 use ringmq_core::route::{TopicChange, TopicRoutes};
+use ringmq_core::{Figures, GroupLag};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// Latencies of one shard since it was opened, in nanoseconds.
@@ -37,6 +37,8 @@ impl Default for Latency {
 pub(crate) struct Published {
     pub(crate) figures: Figures,
     pub(crate) latency: Latency,
+    /// How far groups are behind on the shard's queues.
+    pub(crate) lags: Arc<[GroupLag]>,
 }
 
 /// What executors have for the links.
@@ -94,6 +96,14 @@ impl Shared {
         copy(&latency.append, &mut slot.latency.append);
         copy(&latency.flush, &mut slot.latency.flush);
         copy(&latency.index, &mut slot.latency.index);
+    }
+
+    /// How far groups are behind on a shard's queues. For executors, each second.
+    pub fn publish_lags(&self, shard: u16, lags: Arc<[GroupLag]>) {
+        let Some(shard) = self.shards.get(usize::from(shard)) else { return };
+        if let Ok(mut slot) = shard.published.try_lock() {
+            slot.lags = lags;
+        }
     }
 
     /// A topic was made, changed or deleted: the name servers are to learn of it.

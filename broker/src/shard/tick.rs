@@ -141,8 +141,9 @@ fn look(core: &Rc<Core>) {
 
 fn each_second(core: &Rc<Core>) {
     for slot in &core.slots {
-        let figures = slot.shard.borrow().figures();
-        core.state.control.publish(slot.number, figures, &slot.latency.borrow());
+        let shard = slot.shard.borrow();
+        core.state.control.publish(slot.number, shard.figures(), &slot.latency.borrow());
+        core.state.control.publish_lags(slot.number, shard.lags());
     }
     core.connections.sweep(core);
 }

@@ -285,6 +285,68 @@ fn groups_have_settings_and_messages_are_sent_once_more() {
 }
 
 #[test]
+fn groups_are_made_changed_and_reset_and_queues_printed() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    dev.ok(&["group", "create", "billing", "--max-attempts", "3", "--retry-pauses", "1s,5s"]);
+    dev.ok(&["group", "create", "billing"]);
+    assert_eq!(dev.code(&["group", "create", "billing", "--max-attempts", "4"]), Some(1));
+    dev.ok(&["group", "alter", "billing", "--consume", "off"]);
+    dev.ok(&["group", "alter", "billing", "--consume", "on", "--max-attempts", "4"]);
+    assert_eq!(dev.code(&["group", "alter", "nobody", "--consume", "on"]), Some(3));
+    assert_eq!(dev.code(&["group", "create", "bad name"]), Some(1));
+    assert_eq!(dev.ok(&["group", "ls"]), "GROUP\nbilling\n");
+
+    dev.ok(&["topic", "create", "t", "--queues", "2"]);
+    dev.produce_lines("t", "one\ntwo\nthree\n", &["--group", "in-order", "--tag", "a"]);
+    let consume = ["topic", "consume", "t", "--group", "billing", "-f", "%q %v\\n"];
+    let all = dev.ok(&consume);
+    let queue = &all[..1];
+    let bodies = |text: &str| text.lines().map(|line| line[2..].to_owned()).collect::<Vec<_>>();
+    assert_eq!(bodies(&all), ["one", "two", "three"]);
+
+    let print = ["message", "print", "--topic", "t", "--queue", queue];
+    let with = |more: &[&str]| dev.ok(&[&print[..], more].concat());
+    assert_eq!(with(&["-f", "%o %v\\n"]), "0 one\n1 two\n2 three\n");
+    assert_eq!(with(&["--from", "1", "--count", "1", "-f", "%v\\n"]), "two\n");
+    assert_eq!(with(&["--from", "last", "-f", "%v\\n"]), "");
+    assert_eq!(with(&["--from", "-10m"]).lines().count(), 4, "a title and three");
+    let printed = json(&with(&["-o", "json"]));
+    assert_eq!(printed["messages"][2]["body"], "three");
+    assert_eq!(dev.code(&["message", "print", "--topic", "t", "--queue", "9"]), Some(3));
+    assert_eq!(dev.code(&["message", "print", "--topic", "u", "--queue", "0"]), Some(3));
+    assert_eq!(dev.ok(&["group", "ls"]), "GROUP\nbilling\n", "who only looks leaves none behind");
+
+    let reset = ["group", "reset", "billing", "--topic", "t", "--to"];
+    fn to<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        let reset = ["group", "reset", "billing", "--topic", "t", "--to"];
+        [&reset[..], more, &["--yes", "-o", "json"]].concat()
+    }
+    assert_eq!(dev.code(&[&reset[..], &["first"]].concat()), Some(2), "nobody to ask, no --yes");
+    let moved = json(&dev.ok(&to(&["1", "--queue", queue])));
+    assert_eq!(moved["queues"].as_array().map(Vec::len), Some(1));
+    assert_eq!(moved["queues"][0]["offset"], 1);
+    let lag = json(&dev.ok(&["group", "describe", "billing", "-o", "json"]));
+    let queues = lag["queues"].as_array().expect("a list");
+    let behind: u64 = queues.iter().filter_map(|queue| queue["lag_messages"].as_u64()).sum();
+    assert_eq!((behind, &queues[0]["lag_is_at_least"]), (2, &false.into()));
+    assert!(dev.ok(&["group", "describe", "billing", "-o", "wide"]).contains("COMMITTED AT"));
+    assert_eq!(bodies(&dev.ok(&consume)), ["two", "three"]);
+    assert_eq!(json(&dev.ok(&to(&["first"])))["queues"].as_array().map(Vec::len), Some(2));
+    assert_eq!(bodies(&dev.ok(&consume)), ["one", "two", "three"]);
+    assert_eq!(dev.code(&to(&["first", "--queue", "9"])), Some(3));
+    assert_eq!(dev.code(&to(&["first", "--broker", "nobody"])), Some(3));
+    assert_eq!(
+        dev.code(&["group", "reset", "nobody", "--topic", "t", "--to", "1", "--yes"]),
+        Some(3)
+    );
+    let members = json(&dev.ok(&["group", "members", "billing", "-o", "json"]));
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(0));
+    dev.ok(&["group", "rm", "billing", "--yes"]);
+    dev.stop(Signal::INT);
+}
+
+#[test]
 fn a_second_dev_on_the_same_data_is_refused() {
     let directory = directory();
     let dev = Dev::start(directory.path());

@@ -4,9 +4,11 @@ use super::types::{BrokerStatus, GroupDescription, GroupMember, OwnedQueue, Rese
 use super::{Admin, GroupSettings, GroupSpec};
 use crate::connection::Request;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filter;
 use crate::route::Queue;
 use ringmq_schema::admin as wire;
 use ringmq_schema::consume as offsets;
+use ringmq_schema::consume::FilterKind;
 use ringmq_schema::error::Status;
 use ringmq_schema::names;
 use ringmq_schema::opcode::Opcode;
@@ -27,7 +29,7 @@ pub(super) struct OnBroker {
 pub(super) struct Member {
     pub(super) id: (u64, u64),
     client: String,
-    pub(super) subscriptions: Vec<(String, String)>,
+    pub(super) subscriptions: Vec<(String, Filter)>,
     /// Topic id, queue, generation.
     queues: Vec<(u32, u32, u32)>,
     idle: Duration,
@@ -63,7 +65,10 @@ impl Admin {
                 let known = members.entry(id).or_insert_with(|| GroupMember {
                     id: member_name(id),
                     client,
-                    subscriptions,
+                    subscriptions: subscriptions
+                        .into_iter()
+                        .map(|(topic, filter)| (topic, filter.expression()))
+                        .collect(),
                     queues: Vec::new(),
                     idle,
                 });
@@ -189,13 +194,53 @@ impl Admin {
         Ok(())
     }
 
-    /// Moves a group's committed offsets on a topic, also backwards; its members start there anew.
-    /// Returns where each queue stands then.
+    /// Moves a group's committed offsets on a topic, also backwards. Members that own its queues start there anew, at
+    /// once: nothing that they commit of what they had before counts. An offset beyond what there is stands for the
+    /// nearest that is. Returns where each queue stands then.
     pub async fn reset_offsets(
         &self,
         group: &str,
         topic: &str,
         to: ResetTo,
+    ) -> Result<Vec<(Queue, u64)>> {
+        self.reset_where(group, topic, to, |_, _| true).await
+    }
+
+    /// Like [`Admin::reset_offsets`], of these queues alone, which are of one topic.
+    pub async fn reset_queues(
+        &self,
+        group: &str,
+        queues: &[Queue],
+        to: ResetTo,
+    ) -> Result<Vec<(Queue, u64)>> {
+        let operation = "reset offsets";
+        let Some(topic) = queues.first().map(|queue| Arc::clone(&queue.topic)) else {
+            return Err(Error::invalid(operation, "no queue is named").on(group));
+        };
+        if let Some(other) = queues.iter().find(|queue| queue.topic != topic) {
+            let text = format!("queues of one topic at a time: {topic} and {}", other.topic);
+            return Err(Error::invalid(operation, text).on(group));
+        }
+        let chosen = |broker: &str, id: u32| {
+            queues.iter().any(|queue| &*queue.broker == broker && queue.id == id)
+        };
+        let reset = self.reset_where(group, &topic, to, chosen).await?;
+        let missing = queues.iter().find(|queue| !reset.iter().any(|(done, _)| done == *queue));
+        match missing {
+            Some(queue) => {
+                let text = "the topic's route has no such queue, or the group was never there";
+                Err(Error::new(ErrorKind::NotFound, operation, text).on(queue.to_string()))
+            }
+            None => Ok(reset),
+        }
+    }
+
+    async fn reset_where(
+        &self,
+        group: &str,
+        topic: &str,
+        to: ResetTo,
+        chosen: impl Fn(&str, u32) -> bool,
     ) -> Result<Vec<(Queue, u64)>> {
         let operation = "reset offsets";
         let route = self.route(topic).await.map_err(|error| error.during(operation))?;
@@ -208,20 +253,26 @@ impl Admin {
                 continue;
             };
             let mut by_shard: HashMap<u16, Vec<u32>> = HashMap::new();
-            for queue in 0..master.read_queues {
+            for queue in (0..master.read_queues).filter(|queue| chosen(&master.broker, *queue)) {
                 by_shard.entry(master.shard_of(queue)).or_default().push(queue);
             }
             for (shard, queues) in by_shard {
-                let offsets = match to.known() {
-                    Ok(offset) => queues.iter().map(|queue| (*queue, offset)).collect(),
+                let topic_id = master.topic_id;
+                let offsets: Vec<(u32, u64)> = match to.known() {
+                    Ok(offset) => {
+                        let of: Vec<_> = queues.iter().map(|queue| (topic_id, *queue)).collect();
+                        let known = asker.query(&master.address, shard, on.group_id, &of).await?;
+                        let nearest = |known: &offsets::QueueOffsets| {
+                            let (min, max) = (known.min_offset(), known.max_offset());
+                            (known.queue(), offset.clamp(min, max.max(min)))
+                        };
+                        known.iter().map(nearest).collect()
+                    }
                     Err(at_ms) => {
                         let at: Vec<_> =
-                            queues.iter().map(|queue| (master.topic_id, *queue, at_ms)).collect();
+                            queues.iter().map(|queue| (topic_id, *queue, at_ms)).collect();
                         let found = asker.search(&master.address, shard, &at).await?;
-                        found
-                            .iter()
-                            .map(|found| (found.queue(), found.offset()))
-                            .collect::<Vec<_>>()
+                        found.iter().map(|found| (found.queue(), found.offset())).collect()
                     }
                 };
                 let entries: Vec<offsets::CommitEntry> = offsets
@@ -273,8 +324,12 @@ pub(super) fn member_name(id: (u64, u64)) -> String {
 
 fn read_member(member: &wire::GroupMember<'_>) -> Member {
     let subscriptions = member.subscriptions().into_iter().flatten().map(|subscription| {
-        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
-        (text(subscription.topic()), text(subscription.expression()))
+        let expression = subscription.expression().unwrap_or_default();
+        let filter = match FilterKind(subscription.kind()) {
+            FilterKind::Sql92 => Filter::sql(expression),
+            _ => Filter::tags(expression),
+        };
+        (subscription.topic().unwrap_or_default().to_owned(), filter)
     });
     let queues = member.queues().into_iter().flatten();
     Member {

@@ -2,7 +2,9 @@
 
 use super::{Admin, BrokerStatus};
 use crate::connection::{Answer, Request};
+use crate::consumer::{Pulled, SeekTo};
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filter;
 use crate::identity::{MessageRef, StoredMessageId};
 use crate::message::unix_ms;
 use crate::record::Record;
@@ -275,6 +277,23 @@ impl Admin {
                 return Err(Error::new(ErrorKind::Corrupt, GET, text));
             }
             before = below(before, table.next())?;
+        }
+    }
+}
+
+impl Admin {
+    /// At most `max` messages of a queue from `offset` on, as they lie there: no group is touched, and none is waited for.
+    pub async fn pull(&self, queue: &Queue, offset: u64, max: usize) -> Result<Pulled> {
+        self.asker().pull(&self.routes(), queue, &Filter::all(), offset, max).await
+    }
+
+    /// The offset of a place in a queue.
+    pub async fn find_offset(&self, queue: &Queue, to: SeekTo) -> Result<u64> {
+        let (asker, routes) = (self.asker(), self.routes());
+        let (place, topic) = asker.place_of(&routes, queue).await?;
+        match to.known() {
+            Ok(offset) => Ok(offset),
+            Err(at_ms) => asker.search_one(&place, topic, queue.id, at_ms).await,
         }
     }
 }

@@ -289,9 +289,14 @@ pub struct QueueLag {
     pub min_offset: u64,
     /// Offset of the next message.
     pub max_offset: u64,
-    /// Messages between the two (all that are there when nothing was committed).
+    /// Messages between the two that the group's filter selects (from the first that is there when nothing was
+    /// committed).
     pub messages: u64,
-    /// How long the first message that is not consumed has been there; `None` when there is none.
+    /// `messages` were counted behind a filter, and there may be more: counting is bounded.
+    pub at_least: bool,
+    /// The group's filter on the topic, unless it takes everything.
+    pub filter: Option<String>,
+    /// How long the first such message has been there; `None` when there is none.
     pub age: Option<Duration>,
     /// When the last commit came.
     pub committed_at: Option<SystemTime>,

@@ -118,9 +118,16 @@ impl Reader {
         let group = self.settings.group.as_str();
         let shard = placement::shard_of_group(group, broker.shards);
         let request = Request::new(Opcode::GroupHeartbeat, "join group").shard(shard);
-        let held: Vec<wire::OwnedQueue> = self
-            .feed
-            .held_of(&broker.broker)
+        let model = match self.settings.local {
+            Some(_) => wire::Model::Broadcasting,
+            None => wire::Model::Clustering,
+        };
+        // What everybody reads nobody gives back.
+        let held = match self.settings.local {
+            Some(_) => Vec::new(),
+            None => self.feed.held_of(&broker.broker),
+        };
+        let held: Vec<wire::OwnedQueue> = held
             .iter()
             .map(|(_, h, _)| wire::OwnedQueue::new(h.topic_id, h.queue.id, h.generation, 0))
             .collect();
@@ -143,7 +150,7 @@ impl Reader {
                     group: Some(fbb.create_string(group)),
                     member: Some(&self.member),
                     client: Some(fbb.create_string(&self.client_name)),
-                    model: wire::Model::Clustering,
+                    model,
                     subscriptions: Some(fbb.create_vector(&subscriptions)),
                     session_timeout_ms: self.settings.session_timeout.as_millis() as u32,
                     known_version,
@@ -153,18 +160,31 @@ impl Reader {
                 wire::GroupHeartbeat::create(fbb, &args)
             })
             .await?;
-        self.read_assigned(&answer)
+        self.read_assigned(broker, &answer)
     }
 
-    fn read_assigned(&self, answer: &Answer) -> Result<Assigned> {
+    fn read_assigned(&self, broker: &BrokerRoute, answer: &Answer) -> Result<Assigned> {
         let table = answer.read::<wire::GroupHeartbeatAnswer<'_>>("join group")?;
         self.learn_max_attempts(table.max_attempts());
         let owned = table.queues().into_iter().flatten();
-        Ok(Assigned {
-            group_id: table.group(),
-            version: table.version(),
-            owned: owned.map(|o| ((o.topic(), o.queue()), o.generation())).collect(),
-        })
+        let owned = match self.settings.local {
+            Some(_) => self.all_queues(broker),
+            None => owned.map(|o| ((o.topic(), o.queue()), o.generation())).collect(),
+        };
+        Ok(Assigned { group_id: table.group(), version: table.version(), owned })
+    }
+
+    /// Every queue of the subscribed topics that a broker has, as the routes say: nobody owns them.
+    fn all_queues(&self, broker: &BrokerRoute) -> HashMap<(u32, u32), u32> {
+        let topics = self.settings.subscriptions.iter();
+        let routes = topics.filter_map(|subscription| self.routes.known(&subscription.topic));
+        let mut all = HashMap::new();
+        for route in routes {
+            if let Some(master) = route.master(&broker.broker) {
+                all.extend((0..master.read_queues).map(|queue| ((master.topic_id, queue), 0)));
+            }
+        }
+        all
     }
 
     /// Makes what is held agree with what the broker said. Returns whether something stays to be learnt.
@@ -205,11 +225,19 @@ impl Reader {
                 None => unknown = true,
             }
         }
+        let opens = !openings.is_empty();
         for opened in futures_util::future::join_all(openings).await {
             if let Err(error) = opened {
                 tracing::warn!(%error, "cannot take over a queue yet");
                 unknown = true;
             }
+        }
+        // The start survives even if nothing is ever consumed.
+        if opens
+            && self.settings.local.is_some()
+            && let Err(error) = self.commit(None).await
+        {
+            tracing::warn!(%error, "cannot note where to start");
         }
         unknown
     }

@@ -266,6 +266,7 @@ impl Feed {
             (held.records, held.bytes) = (0, 0);
             held.next_fetch = offset;
             held.asked = None;
+            held.blocked_until = None;
             // Also a step back is to be committed.
             held.committed = None;
             held.fetcher.notify_one();
@@ -444,6 +445,15 @@ impl Feed {
         if wake {
             self.ended.notify_waiters();
         }
+    }
+
+    /// A record was taken and does not count as consumed: whoever holds the queue next gets it again.
+    pub(super) fn abandon(&self, ticket: Ticket) {
+        if let Some(held) = self.lock().held.get_mut(&ticket.id) {
+            held.in_process -= 1;
+            held.waiting.end(ticket.lane);
+        }
+        self.ended.notify_waiters();
     }
 
     /// A record is to be given out again after a pause. In an orderly queue its lane waits for it.

@@ -1,25 +1,31 @@
 //! Consumers.
 //!
 //! A consumer holds queues (given by the brokers to a member of a group, or named by the user), keeps a
-//! long poll at every shard that has one of them, and hands records to a listener or to polls.
+//! long poll at every shard that has one of them, and hands records to a listener or to polls. A simple consumer
+//! holds none: it asks for messages one by one.
 
 mod assignment;
+mod explicit;
 mod feed;
 #[cfg(test)]
 mod feed_tests;
 mod fetch;
 mod held;
 mod lanes;
+mod local;
 mod offsets;
 mod pull;
 mod push;
 mod reader;
 mod retry;
+mod simple;
 
+pub use explicit::Pulled;
 pub(crate) use offsets::Asker;
 use offsets::{AT_FIRST, AT_LAST};
 pub use pull::{PullConsumer, PullConsumerBuilder};
 pub use push::{PushConsumer, PushConsumerBuilder};
+pub use simple::{Messages, Received, SimpleConsumer, SimpleConsumerBuilder};
 
 use crate::message::unix_ms;
 use std::time::SystemTime;

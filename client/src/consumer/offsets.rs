@@ -86,7 +86,7 @@ impl Asker {
     }
 
     /// The offset of one queue by time.
-    pub(super) async fn search_one(
+    pub(crate) async fn search_one(
         &self,
         place: &Place,
         topic: u32,

@@ -1,6 +1,8 @@
 //! The pull consumer: is asked for records.
 
-use super::feed::{Feed, Holding, Place, Room};
+use super::explicit::Pulled;
+use super::feed::{Feed, Holding, Room};
+use super::held::Ticket;
 use super::push::check;
 use super::reader::{DROP_LIMIT, Reader, ReaderSettings};
 use super::{ConsumeFrom, SeekTo};
@@ -9,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filter;
 use crate::record::Record;
 use crate::route::Queue;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -26,17 +29,27 @@ pub struct PullConsumerBuilder {
     max_records: usize,
     max_waiting: usize,
     max_waiting_bytes: usize,
+    auto_commit: Option<Duration>,
 }
 
-/// A pull consumer: it owns its positions. Dropping it gives back what it held, without a commit.
+/// A pull consumer: it owns its positions. Dropping it gives back what it held, without a commit of what the last poll
+/// returned.
 pub struct PullConsumer {
     reader: Arc<Reader>,
+    filters: HashMap<Arc<str>, Arc<Filter>>,
     max_records: usize,
+    /// Positions are committed now and then: what a poll returned counts when the next is asked for.
+    auto: bool,
+    returned: Vec<(Queue, Ticket)>,
+    committing: JoinSet<Result<()>>,
     _client: Client,
 }
 
 impl Drop for PullConsumer {
     fn drop(&mut self) {
+        for (_, ticket) in self.returned.drain(..) {
+            self.reader.feed.abandon(ticket);
+        }
         self.reader.stop(DROP_LIMIT);
     }
 }
@@ -52,6 +65,7 @@ impl PullConsumerBuilder {
             max_records: 1024,
             max_waiting: 4096,
             max_waiting_bytes: 64 << 20,
+            auto_commit: None,
         }
     }
 
@@ -91,6 +105,13 @@ impl PullConsumerBuilder {
         self
     }
 
+    /// Commits by itself, this often and on close: what a poll returned counts as consumed once the next is asked for,
+    /// so that nothing is lost of what was under way when the process dies. Default: only `commit` commits.
+    pub fn auto_commit(mut self, interval: Duration) -> PullConsumerBuilder {
+        self.auto_commit = Some(interval);
+        self
+    }
+
     /// Starts.
     pub async fn build(self) -> Result<PullConsumer> {
         let by_hand = !self.assigned.is_empty();
@@ -106,17 +127,32 @@ impl PullConsumerBuilder {
             group: self.group,
             subscriptions,
             from: self.from,
-            commit_interval: None,
-            commit_on_close: false,
+            commit_interval: self.auto_commit,
+            commit_on_close: self.auto_commit.is_some(),
             session_timeout: Duration::from_secs(10),
             retry_topic: None,
+            local: None,
         };
         let room = Room { records: self.max_waiting, bytes: self.max_waiting_bytes };
         let reader = Reader::new(&self.client, settings, Feed::new(room, false));
         let span = tracing::info_span!("consumer", group = reader.settings.group);
         tokio::spawn(Arc::clone(&reader).supervise(JoinSet::new()).instrument(span));
-        let max_records = self.max_records;
-        let consumer = PullConsumer { reader, max_records, _client: self.client };
+        let assigned = self
+            .assigned
+            .iter()
+            .map(|(queue, filter)| (Arc::clone(&queue.topic), Arc::new(filter.clone())));
+        let subscribed = reader.settings.subscriptions.iter().map(|subscription| {
+            (Arc::clone(&subscription.topic), Arc::clone(&subscription.filter))
+        });
+        let consumer = PullConsumer {
+            filters: assigned.chain(subscribed).collect(),
+            reader,
+            max_records: self.max_records,
+            auto: self.auto_commit.is_some(),
+            returned: Vec::new(),
+            committing: JoinSet::new(),
+            _client: self.client,
+        };
         if by_hand {
             consumer.assign(&self.assigned).await?;
         } else {
@@ -131,22 +167,13 @@ impl PullConsumer {
         let reader = &self.reader;
         for (queue, filter) in assigned {
             filter.check().map_err(|error| error.on(queue.to_string()))?;
-            let route = reader.routes.get(&queue.topic).await?;
-            let broker = route.master(&queue.broker).filter(|b| queue.id < b.read_queues);
-            let Some(broker) = broker else {
-                let text = "the topic's route has no such queue";
-                return Err(Error::new(ErrorKind::NotFound, "assign", text).on(queue.to_string()));
-            };
+            let (place, topic_id) = reader.asker.place_of(&reader.routes, queue).await?;
             let group = reader.settings.group.as_str();
             let holding = Holding {
                 queue: Arc::new(queue.clone()),
-                place: Place {
-                    broker: Arc::clone(&broker.broker),
-                    address: Arc::clone(&broker.address),
-                    shard: broker.shard_of(queue.id),
-                },
-                topic_id: broker.topic_id,
-                group_id: reader.asker.group_id(&broker.address, group).await?,
+                topic_id,
+                group_id: reader.asker.group_id(&place.address, group).await?,
+                place,
                 generation: 0,
                 filter: Arc::new(filter.clone()),
             };
@@ -156,8 +183,10 @@ impl PullConsumer {
     }
 
     /// The next records, in order per queue; waits for at least one until `timeout`, then returns none.
-    /// Dropping the future loses nothing.
+    /// Dropping the future loses nothing. The error of an earlier `commit_async` is returned here too.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<Record>> {
+        self.finish_returned();
+        self.earlier_error()?;
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
             // Nothing is awaited between taking and returning.
@@ -175,14 +204,21 @@ impl PullConsumer {
         }
     }
 
-    fn take(&self) -> Vec<Record> {
+    fn take(&mut self) -> Vec<Record> {
         let feed = &self.reader.feed;
         let mut records = Vec::new();
         while records.len() < self.max_records
             && let Some(taken) = feed.take()
         {
             match taken.record {
-                Ok(record) if taken.wanted => records.push(record),
+                Ok(record) if taken.wanted => {
+                    let queue = self.auto.then(|| record.queue().clone());
+                    records.push(record);
+                    if let Some(queue) = queue {
+                        self.returned.push((queue, taken.ticket));
+                        continue;
+                    }
+                }
                 Ok(_) => {}
                 Err(unreadable) => {
                     let (offset, error) = (taken.ticket.offset, unreadable.why);
@@ -194,8 +230,47 @@ impl PullConsumer {
         records
     }
 
-    /// Goes somewhere else in a queue; what waits of it is dropped.
+    /// What the last poll returned counts as consumed.
+    fn finish_returned(&mut self) {
+        for (_, ticket) in self.returned.drain(..) {
+            self.reader.feed.finish(ticket);
+        }
+    }
+
+    fn earlier_error(&mut self) -> Result<()> {
+        let mut earlier = Ok(());
+        while let Some(ended) = self.committing.try_join_next() {
+            earlier = earlier.and(ended.unwrap_or_else(|_| Err(Error::closed("commit"))));
+        }
+        earlier
+    }
+
+    /// At most `max` records of a queue from `offset` on, as they are now: it does not wait for any, and neither needs
+    /// to hold the queue nor moves the consumer's position. The topic's filter counts, where it has one here.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: ringmq::PullConsumer, queue: ringmq::Queue) -> ringmq::Result<()> {
+    /// let mut offset = 0;
+    /// loop {
+    ///     let pulled = consumer.pull(&queue, offset, 32).await?;
+    ///     pulled.records.iter().for_each(|record| println!("{}", record.offset()));
+    ///     if pulled.next_offset == offset {
+    ///         break Ok(());
+    ///     }
+    ///     offset = pulled.next_offset;
+    /// }
+    /// # }
+    /// ```
+    pub async fn pull(&self, queue: &Queue, offset: u64, max: usize) -> Result<Pulled> {
+        let all = Filter::all();
+        let filter = self.filters.get(&queue.topic).map_or(&all, |filter| filter);
+        self.reader.asker.pull(&self.reader.routes, queue, filter, offset, max).await
+    }
+
+    /// Goes somewhere else in a queue; what waits of it is dropped. A commit behind a step back changes nothing where
+    /// the group is further already: an explicit reset does ([`crate::Admin::reset_offsets`]).
     pub async fn seek(&mut self, queue: &Queue, to: SeekTo) -> Result<()> {
+        self.finish_returned();
         let Some((id, holding)) = self.reader.feed.find(queue) else {
             let text = "the consumer does not hold this queue now";
             return Err(Error::new(ErrorKind::NotFound, "seek", text).on(queue.to_string()));
@@ -213,12 +288,30 @@ impl PullConsumer {
 
     /// Commits the position behind what `poll` returned, for every queue.
     pub async fn commit(&mut self) -> Result<()> {
+        self.finish_returned();
+        self.earlier_error()?;
         self.reader.commit(None).await
+    }
+
+    /// Like `commit`, but returns at once; how it ended is said by the next call of this, `poll`, `commit` or `close`.
+    pub fn commit_async(&mut self) -> Result<()> {
+        self.finish_returned();
+        let earlier = self.earlier_error();
+        let (reader, commits) = (Arc::clone(&self.reader), self.reader.feed.to_commit(None));
+        self.committing.spawn(async move { reader.commit_these(commits).await });
+        earlier
     }
 
     /// The next offset that `poll` will return of each queue that it reads now.
     pub fn positions(&self) -> Vec<(Queue, u64)> {
-        self.reader.feed.positions()
+        let mut positions = self.reader.feed.positions();
+        // What was returned holds the queue's own position until the next poll.
+        for (queue, ticket) in &self.returned {
+            if let Ok(at) = positions.binary_search_by(|(held, _)| held.cmp(queue)) {
+                positions[at].1 = positions[at].1.max(ticket.offset + 1);
+            }
+        }
+        positions
     }
 
     /// Stops returning records of a queue until it is resumed.
@@ -231,8 +324,17 @@ impl PullConsumer {
         self.reader.feed.pause(queue, false);
     }
 
-    /// Gives back what it holds and leaves the group. Does not commit.
-    pub async fn close(self, limit: Duration) -> Result<()> {
-        self.reader.close(limit).await
+    /// Gives back what it holds and leaves the group. Commits only if it does so by itself.
+    pub async fn close(mut self, limit: Duration) -> Result<()> {
+        self.finish_returned();
+        let mut earlier = self.earlier_error();
+        let deadline = tokio::time::Instant::now() + limit;
+        while let Ok(Some(ended)) =
+            tokio::time::timeout_at(deadline, self.committing.join_next()).await
+        {
+            earlier = earlier.and(ended.unwrap_or_else(|_| Err(Error::closed("commit"))));
+        }
+        let closed = self.reader.close(limit).await;
+        earlier.and(closed)
     }
 }

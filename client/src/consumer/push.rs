@@ -3,6 +3,7 @@
 use super::ConsumeFrom;
 use super::feed::{Feed, Room};
 use super::held::{Taken, Ticket, Unreadable, Waiting};
+use super::local::{self, LocalOffsets};
 use super::reader::{DROP_LIMIT, Reader, ReaderSettings, Subscription};
 use super::retry::Returned;
 use crate::client::Client;
@@ -15,6 +16,7 @@ use ringmq_schema::names;
 use std::fmt::Display;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -35,6 +37,9 @@ pub struct PushConsumerBuilder {
     listener_timeout: Duration,
     commit_interval: Duration,
     session_timeout: Duration,
+    broadcasting: bool,
+    instance: String,
+    offsets_file: Option<PathBuf>,
 }
 
 /// A running push consumer. Clones share it; dropping the last stops it and gives back what it held.
@@ -69,6 +74,9 @@ impl PushConsumerBuilder {
             listener_timeout: Duration::from_secs(15 * 60),
             commit_interval: Duration::from_secs(5),
             session_timeout: Duration::from_secs(10),
+            broadcasting: false,
+            instance: "default".to_owned(),
+            offsets_file: None,
         }
     }
 
@@ -127,6 +135,28 @@ impl PushConsumerBuilder {
         self
     }
 
+    /// Every member gets every message. Offsets are kept in a local file, at commit intervals and on close: a restart
+    /// goes on where it was, and a new member starts as [`PushConsumerBuilder::from`] says. A message that fails is
+    /// delivered again to this member, after the pause of an orderly one, and left out after the group's most attempts.
+    pub fn broadcasting(mut self) -> PushConsumerBuilder {
+        self.broadcasting = true;
+        self
+    }
+
+    /// Name of this member among those of the group that broadcast on this host, each of which keeps its own offsets.
+    /// Default `default`.
+    pub fn instance(mut self, name: impl Into<String>) -> PushConsumerBuilder {
+        self.instance = name.into();
+        self
+    }
+
+    /// Where a broadcasting consumer keeps its offsets. Default: `ringmq/broadcasting/GROUP@INSTANCE.offsets` in the
+    /// user's state directory (`XDG_STATE_HOME`, or `~/.local/state`).
+    pub fn offsets_file(mut self, path: impl Into<PathBuf>) -> PushConsumerBuilder {
+        self.offsets_file = Some(path.into());
+        self
+    }
+
     /// Starts; messages are handled in parallel. `Ok` means consumed. After an `Err`, or a panic, the message goes to
     /// the group's retry topic: it is delivered again after a pause, to whichever member, and after the group's most
     /// attempts it goes to its dead-letter topic `%DLQ%group`.
@@ -158,8 +188,11 @@ impl PushConsumerBuilder {
         E: Display + Send + 'static,
     {
         let mut subscriptions = check(&self.group, &self.subscriptions)?;
+        let local = self.local_offsets().await?;
         let retry_topic: Arc<str> = names::retry_topic(&self.group).into();
-        if !subscriptions.iter().any(|subscription| subscription.topic == retry_topic) {
+        if local.is_none()
+            && !subscriptions.iter().any(|subscription| subscription.topic == retry_topic)
+        {
             let (topic, filter) = (Arc::clone(&retry_topic), Arc::new(Filter::all()));
             subscriptions.push(Subscription { topic, filter });
         }
@@ -170,7 +203,8 @@ impl PushConsumerBuilder {
             commit_interval: Some(self.commit_interval),
             commit_on_close: true,
             session_timeout: self.session_timeout,
-            retry_topic: Some(retry_topic),
+            retry_topic: local.is_none().then_some(retry_topic),
+            local,
         };
         let room = Room { records: self.max_waiting, bytes: self.max_waiting_bytes };
         let reader = Reader::new(&self.client, settings, Feed::new(room, orderly));
@@ -196,6 +230,17 @@ impl PushConsumerBuilder {
             return Err(error);
         }
         Ok(consumer)
+    }
+
+    async fn local_offsets(&self) -> Result<Option<Arc<LocalOffsets>>> {
+        if !self.broadcasting {
+            return Ok(None);
+        }
+        let path = match &self.offsets_file {
+            Some(path) => path.clone(),
+            None => local::default_path(&self.group, &self.instance)?,
+        };
+        LocalOffsets::open(path, &self.group).await.map(Some)
     }
 }
 
@@ -255,6 +300,9 @@ where
                 let offset = ticket.offset;
                 tracing::error!(offset, error = why, "a message cannot be read: a dead letter");
                 let (waiting, error) = (Waiting::Raw(raw), format!("it cannot be read: {why}"));
+                if self.reader.settings.local.is_some() {
+                    return feed.finish(ticket);
+                }
                 let returned = Returned { ticket, waiting, dead_letter: true, error };
                 return self.reader.send_back(returned);
             }
@@ -274,9 +322,15 @@ where
     fn failed(&self, ticket: Ticket, record: Record, error: String) {
         let attempt = record.delivery_attempt();
         tracing::warn!(queue = %record.queue(), offset = ticket.offset, attempt, error, "failed");
+        let is_local = self.reader.settings.local.is_some();
         let waiting = Waiting::Again(record);
-        if self.orderly && attempt < self.reader.max_attempts() {
+        if (self.orderly || is_local) && attempt < self.reader.max_attempts() {
             return self.reader.feed.again(ticket, waiting.once_more(), self.pause);
+        }
+        if is_local {
+            // Nobody else is to have it again: the others have it already.
+            tracing::error!(offset = ticket.offset, attempt, "a message is left out");
+            return self.reader.feed.finish(ticket);
         }
         let dead_letter = self.orderly;
         self.reader.send_back(Returned { ticket, waiting, dead_letter, error });

@@ -8,6 +8,7 @@
 use super::ConsumeFrom;
 use super::feed::{Commit, Feed, HeldId, Holding, Place, ShardKey};
 use super::fetch;
+use super::local::LocalOffsets;
 use super::offsets::Asker;
 use crate::client::{Client, Closing};
 use crate::connection::Request;
@@ -52,6 +53,8 @@ pub(super) struct ReaderSettings {
     pub(super) session_timeout: Duration,
     /// Where the messages are that its members sent back; among the subscriptions, and made when it is needed.
     pub(super) retry_topic: Option<Arc<str>>,
+    /// Broadcasting: every queue is read, and offsets are kept here.
+    pub(super) local: Option<Arc<LocalOffsets>>,
 }
 
 /// How a consumer ends.
@@ -147,6 +150,18 @@ impl Reader {
     pub(super) async fn take_over(self: &Arc<Self>, holding: Holding) -> Result<()> {
         let Holding { place, topic_id, group_id, .. } = &holding;
         let queue = (*topic_id, holding.queue.id);
+        if let Some(local) = &self.settings.local {
+            let known = local.find(&holding.queue, *topic_id);
+            let start = match known {
+                Some(offset) => offset,
+                None => {
+                    let at_ms = self.settings.from.at_ms();
+                    self.asker.search_one(place, queue.0, queue.1, at_ms).await?
+                }
+            };
+            self.hold(holding, start, known);
+            return Ok(());
+        }
         let found = self.asker.query(&place.address, place.shard, *group_id, &[queue]).await?;
         let Some(offsets) = found.first() else {
             return Err(Error::protocol("query offsets", "the answer names no queue"));
@@ -177,10 +192,14 @@ impl Reader {
             }
             committed = Some(start);
         }
-        tracing::debug!(queue = %holding.queue, start, generation = holding.generation, "holding");
-        let fetcher = self.fetcher(place);
-        self.feed.hold(holding, start, committed, fetcher);
+        self.hold(holding, start, committed);
         Ok(())
+    }
+
+    fn hold(self: &Arc<Self>, holding: Holding, start: u64, committed: Option<u64>) {
+        tracing::debug!(queue = %holding.queue, start, generation = holding.generation, "holding");
+        let fetcher = self.fetcher(&holding.place);
+        self.feed.hold(holding, start, committed, fetcher);
     }
 
     /// What wakes the fetch loop of a shard; begins it.
@@ -226,8 +245,20 @@ impl Reader {
 
     /// Commits positions that changed, of one queue or of all.
     pub(super) async fn commit(&self, only: Option<HeldId>) -> Result<()> {
+        self.commit_these(self.feed.to_commit(only)).await
+    }
+
+    /// Commits these positions.
+    pub(super) async fn commit_these(&self, commits: Vec<Commit>) -> Result<()> {
+        if let Some(local) = &self.settings.local {
+            if !commits.is_empty() {
+                local.save(&commits).await?;
+            }
+            commits.iter().for_each(|commit| self.feed.committed(commit.id, commit.offset));
+            return Ok(());
+        }
         let mut by_shard: HashMap<ShardKey, Vec<Commit>> = HashMap::new();
-        for commit in self.feed.to_commit(only) {
+        for commit in commits {
             let Place { broker, shard, .. } = &commit.holding.place;
             by_shard.entry((Arc::clone(broker), *shard)).or_default().push(commit);
         }

@@ -3612,7 +3612,9 @@ impl ::core::fmt::Debug for SearchOffsetsAnswer<'_> {
 pub enum ResetOffsetsOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// Explicit reset: the one way for a committed offset to move backwards.
+/// Explicit reset: the one way for a committed offset to move backwards. A member that owns a queue is fenced there,
+/// and goes on where the group stands then under its next generation: nothing that it read before counts. Answered
+/// like a commit, when it is durable. `generation` counts for nothing.
 pub struct ResetOffsets<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }

@@ -54,6 +54,10 @@ pub struct Summary {
     pub lost: u64,
     /// Commits of group members that were accepted.
     pub commits: u64,
+    /// Messages popped, and acknowledged.
+    pub popped: u64,
+    /// See `popped`.
+    pub acked: u64,
     /// Disk operations that failed, as the plan had it.
     pub failed_operations: u64,
     /// Segments made.
@@ -88,6 +92,8 @@ impl std::ops::AddAssign for Summary {
         self.seen += other.seen;
         self.lost += other.lost;
         self.commits += other.commits;
+        self.popped += other.popped;
+        self.acked += other.acked;
         self.failed_operations += other.failed_operations;
         self.segments += other.segments;
         self.indexes += other.indexes;

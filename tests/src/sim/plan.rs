@@ -80,6 +80,8 @@ pub struct Plan {
     pub readers: usize,
     /// See `producers`.
     pub members: usize,
+    /// Those who take messages one by one.
+    pub poppers: usize,
     /// Connections that send garbage.
     pub vandals: usize,
     /// Topics made at the beginning.
@@ -115,6 +117,7 @@ impl Plan {
             producers: random.between(1, 4) as usize,
             readers: random.between(0, 2) as usize,
             members: random.between(0, 4) as usize,
+            poppers: random.between(0, 2) as usize,
             vandals: usize::from(random.percent(40)),
             topics: random.between(1, 3) as usize,
             session_ms: *random.pick(&[1000, 1500, 3000]),
@@ -143,6 +146,7 @@ fn config(shards: u16, random: &mut Random) -> ShardConfig {
     config.async_flush_ms = *random.pick(&[20, 100, 500]);
     config.idle_mark_ms = *random.pick(&[20, 100, 500]);
     config.fetch_bytes = *random.pick(&[32 << 10, 256 << 10]);
+    config.pop_in_flight = *random.pick(&[20, 10_000]);
     config.waiting_fetches = *random.pick(&[4, 1024]);
     config.waiting_produces = *random.pick(&[8, 4096]);
     config.topics = 32;

@@ -4,7 +4,7 @@
 use crate::sim::Summary;
 use crate::sim::disk::{Disk, Op};
 use crate::sim::random::Random;
-use crate::sim::talk::{Intent, QueueKey, Reply};
+use crate::sim::talk::{Intent, PoppedOne, QueueKey, Received, Reply};
 use ringmq_core::peer::PeerMessage;
 use ringmq_schema::error::Status;
 use std::collections::BTreeMap;
@@ -50,6 +50,8 @@ pub enum Bug {
     TopicHidden,
     /// A committed offset is told too low.
     CommitForgotten,
+    /// A commit from before a reset counts after it.
+    ResetOvertaken,
     /// A read of an index brings another segment's.
     IndexElsewhere,
     /// An index is reported as written, and is not.
@@ -70,6 +72,10 @@ pub enum Bug {
     LostTimer,
     /// A delayed message is said to be taken back, and is not.
     RecallPretended,
+    /// An acknowledgement counts after its time was over and somebody else has the message.
+    OldReceiptAccepted,
+    /// A message that somebody has is handed out again.
+    PoppedTwice,
     /// As `IndexElsewhere`, now and then only.
     IndexSometimesElsewhere,
     /// An index that was reported as written is gone after a restart.
@@ -100,6 +106,7 @@ impl Bug {
         Bug::PeersLost,
         Bug::TopicHidden,
         Bug::CommitForgotten,
+        Bug::ResetOvertaken,
         Bug::IndexElsewhere,
         Bug::IndexPretended,
         Bug::RetiredUnasked,
@@ -110,6 +117,8 @@ impl Bug {
         Bug::EarlyTimer,
         Bug::LostTimer,
         Bug::RecallPretended,
+        Bug::OldReceiptAccepted,
+        Bug::PoppedTwice,
     ];
 
     /// Those that must do no harm: derived files and space, of which nothing is ever answered from memory of
@@ -138,12 +147,23 @@ pub struct Planted {
     bug: Option<Bug>,
     random: Random,
     last_base: BTreeMap<QueueKey, u64>,
+    last_popped: Vec<(PoppedOne, Received)>,
+    /// By group and queue: the last commit, and the last before a reset.
+    last_commit: BTreeMap<(u32, QueueKey), u64>,
+    before_reset: BTreeMap<(u32, QueueKey), u64>,
 }
 
 impl Planted {
     /// See [`Bug`].
     pub fn new(bug: Option<Bug>, random: Random) -> Planted {
-        Planted { bug, random, last_base: BTreeMap::new() }
+        Planted {
+            bug,
+            random,
+            last_base: BTreeMap::new(),
+            last_commit: BTreeMap::new(),
+            before_reset: BTreeMap::new(),
+            last_popped: Vec::new(),
+        }
     }
 
     fn strikes(&mut self, bug: Bug, one_in: u64) -> bool {
@@ -308,17 +328,46 @@ impl Planted {
             {
                 *reply = Reply::Done;
             }
-            (Intent::Commit { .. }, Reply::Committed(results)) => {
+            (Intent::Reset { group, entry }, Reply::Committed(_)) => {
+                let key = (*group, entry.queue);
+                if let Some(offset) = self.last_commit.remove(&key) {
+                    self.before_reset.insert(key, offset);
+                }
+            }
+            (Intent::Commit { group, entries, .. }, Reply::Committed(results)) => {
+                for (entry, (queue, _)) in entries.iter().zip(results.iter()) {
+                    self.last_commit.insert((*group, *queue), entry.offset);
+                }
                 for (_, status) in results.iter_mut().filter(|(_, s)| *s == Status::Fenced) {
                     if self.strikes(Bug::FenceHidden, 1) {
                         *status = Status::Ok;
                     }
                 }
             }
+            (Intent::Ack { .. }, Reply::Acked(statuses)) => {
+                for status in statuses.iter_mut().filter(|s| **s == Status::BadReceipt) {
+                    if self.strikes(Bug::OldReceiptAccepted, 1) {
+                        *status = Status::Ok;
+                    }
+                }
+            }
+            (Intent::Pop(_), Reply::Popped(popped)) => {
+                let last = std::mem::replace(&mut self.last_popped, popped.clone());
+                if let Some(again) = last.first().filter(|_| self.strikes(Bug::PoppedTwice, 4)) {
+                    popped.push(*again);
+                }
+            }
             (Intent::List, Reply::Topics(topics)) if self.strikes(Bug::TopicHidden, 2) => {
                 topics.pop();
             }
-            (Intent::Offsets { .. }, Reply::Offsets(told)) => {
+            (Intent::Offsets { group, .. }, Reply::Offsets(told)) => {
+                for one in told.iter_mut() {
+                    let overtaken = self.before_reset.get(&(*group, one.queue)).copied();
+                    if let Some(offset) = overtaken.filter(|_| self.strikes(Bug::ResetOvertaken, 1))
+                    {
+                        one.committed = offset as i64;
+                    }
+                }
                 for one in told.iter_mut().filter(|one| one.committed > 0) {
                     if self.strikes(Bug::CommitForgotten, 2) {
                         one.committed -= 1;

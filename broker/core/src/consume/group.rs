@@ -9,6 +9,7 @@
 //! generation; then the new owner is told.
 
 use super::assignment::{Placed, assign};
+use super::joining::Joining;
 use crate::peer::{Member, Ownership, QueueId};
 use crate::seam::ConnectionId;
 use ringmq_schema::consume::FilterKind;
@@ -92,6 +93,7 @@ pub(crate) struct GroupState {
     grace_end_us: u64,
     /// Owners that came back and went again: for them the grace is over.
     gone: BTreeSet<Member>,
+    pub(crate) joining: Joining,
 }
 
 /// Why a heartbeat is refused.
@@ -113,6 +115,7 @@ impl GroupState {
             version: first_version,
             grace_end_us,
             gone: BTreeSet::new(),
+            joining: Joining::default(),
         }
     }
 
@@ -151,6 +154,7 @@ impl GroupState {
         if changed {
             self.version = version;
         }
+        let is_new = changed;
         changed |= state.subscriptions != heartbeat.subscriptions;
         state.client.clone_from(&heartbeat.client);
         state.model = heartbeat.model;
@@ -164,6 +168,10 @@ impl GroupState {
             correlation: heartbeat.correlation,
             due_us: now_us + heartbeat.wait_us,
         });
+        // The first is served at once; those that come after it are likely to be several.
+        if is_new && self.members.len() > 1 {
+            self.joining.joined(now_us);
+        }
         Ok((changed, earlier))
     }
 
@@ -192,6 +200,7 @@ impl GroupState {
     /// Takes a member out; gives back its parked heartbeat.
     pub(crate) fn leave(&mut self, member: Member) -> Option<MemberState> {
         self.gone.insert(member);
+        self.joining.cut_short();
         self.members.remove(&member)
     }
 
@@ -292,6 +301,7 @@ impl GroupState {
                 let given_back = told && !state.held.contains(&queue);
                 given_back || now_us > since_us + state.session_timeout_us
             }
+            _ if self.joining.is_under_way() => false,
             _ => {
                 owner.phase = Phase::Revoking { since_us: now_us, version: 0 };
                 false
@@ -346,6 +356,7 @@ impl GroupState {
     /// Forgets queues of a topic that is gone.
     pub(crate) fn forget_topic(&mut self, topic: u32) {
         self.owners.retain(|queue, _| queue.topic != topic);
+        self.target.retain(|queue, _| queue.topic != topic);
     }
 
     /// Whether nothing needs this state: nobody is in the group and nothing is under way.
@@ -365,124 +376,4 @@ fn listed(subscriptions: &[Subscription]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn heartbeat(member: Member, known_version: u64, held: &[(QueueId, u32)]) -> Heartbeat {
-        let topic = "t".to_owned();
-        Heartbeat {
-            group: "g".to_owned(),
-            member,
-            client: "test".to_owned(),
-            model: 0,
-            subscriptions: vec![Subscription { topic, kind: 0, expression: "*".to_owned() }],
-            session_timeout_us: 10_000_000,
-            known_version,
-            wait_us: 3_000_000,
-            held: held.iter().map(|(queue, _)| *queue).collect(),
-            connection: 1,
-            correlation: 1,
-        }
-    }
-
-    fn placed() -> Vec<Placed> {
-        vec![Placed {
-            topic_name: "t".to_owned(),
-            broker: "a".to_owned(),
-            topic: 1,
-            shards: 2,
-            queues: 8,
-        }]
-    }
-
-    /// Answers every assignment as the queue's shard would.
-    fn settle(group: &mut GroupState, now_us: u64) {
-        loop {
-            let asked = group.reconcile(now_us);
-            if asked.is_empty() {
-                return;
-            }
-            asked.iter().for_each(|ownership| group.assigned(ownership));
-        }
-    }
-
-    fn beat(group: &mut GroupState, member: Member, now_us: u64) {
-        let state = group.members.get(&member).map(|s| (s.version, s.queues.clone()));
-        let (version, queues) = state.unwrap_or_default();
-        let (changed, _) =
-            group.heartbeat(&heartbeat(member, version, &queues), now_us, 10).unwrap();
-        if changed {
-            group.retarget(&placed(), "a");
-        }
-        settle(group, now_us);
-    }
-
-    #[test]
-    fn a_queue_moves_only_after_it_was_given_back() {
-        let mut group = GroupState::new(1, 0, 0);
-        beat(&mut group, 1, 0);
-        assert_eq!(group.members[&1].queues.len(), 8);
-        let before = group.members[&1].queues.clone();
-        beat(&mut group, 2, 1);
-        assert_eq!(group.members[&1].queues.len(), 4, "four are being taken away");
-        assert!(group.members[&2].queues.is_empty(), "not given back yet");
-        // A heartbeat that does not know the new answer yet gives nothing back.
-        group.heartbeat(&heartbeat(1, 1, &before), 2, 10).unwrap();
-        settle(&mut group, 2);
-        assert!(group.members[&2].queues.is_empty());
-        beat(&mut group, 1, 3);
-        assert_eq!(group.members[&2].queues.len(), 4);
-        assert!(group.members[&2].queues.iter().all(|(_, generation)| *generation == 2));
-    }
-
-    #[test]
-    fn a_silent_owner_loses_its_queues_after_the_session_timeout() {
-        let mut group = GroupState::new(1, 0, 0);
-        beat(&mut group, 1, 0);
-        beat(&mut group, 2, 1);
-        settle(&mut group, 9_000_000);
-        assert!(group.members[&2].queues.is_empty());
-        group.connection_closed(1, 0);
-        assert_eq!(group.expired(10_000_002), [1, 2]);
-        group.leave(1);
-        group.retarget(&placed(), "a");
-        settle(&mut group, 10_000_002);
-        assert_eq!(group.members[&2].queues.len(), 8);
-    }
-
-    #[test]
-    fn owners_from_before_a_restart_keep_their_queues() {
-        let mut group = GroupState::new(1, 1 << 32, 10_000_000);
-        for queue in 0..8 {
-            let queue = QueueId { topic: 1, queue };
-            group.owned(&Ownership { group: 1, queue, member: 7, generation: 5 });
-        }
-        beat(&mut group, 8, 0);
-        assert!(group.members[&8].queues.is_empty(), "member 7 may come back");
-        beat(&mut group, 7, 1);
-        assert_eq!(group.members[&7].queues.len(), 4);
-        assert!(group.members[&7].queues.iter().all(|(_, generation)| *generation == 5));
-        group.leave(7);
-        group.retarget(&placed(), "a");
-        settle(&mut group, 2);
-        assert_eq!(group.members[&8].queues.len(), 8, "7 came back and left: nobody waits for it");
-        let mut group = GroupState::new(1, 1 << 32, 10_000_000);
-        let queue = QueueId { topic: 1, queue: 0 };
-        group.owned(&Ownership { group: 1, queue, member: 7, generation: 5 });
-        beat(&mut group, 8, 10_000_001);
-        assert_eq!(group.members[&8].queues.len(), 8, "it did not");
-        assert_eq!(group.members[&8].queues[0].1, 6);
-    }
-
-    #[test]
-    fn members_must_subscribe_alike() {
-        let mut group = GroupState::new(1, 0, 0);
-        beat(&mut group, 1, 0);
-        let mut other = heartbeat(2, 0, &[]);
-        other.subscriptions[0].expression = "paid".to_owned();
-        let Err(Refused::Mismatch(text)) = group.heartbeat(&other, 0, 10) else { panic!() };
-        assert!(text.contains("paid") && text.contains('*'), "{text}");
-        let third = heartbeat(3, 0, &[]);
-        assert_eq!(group.heartbeat(&third, 0, 1), Err(Refused::TooManyMembers(1)));
-    }
-}
+mod tests;

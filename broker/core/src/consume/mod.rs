@@ -2,5 +2,6 @@
 
 pub(crate) mod assignment;
 pub(crate) mod group;
+pub(crate) mod joining;
 pub(crate) mod offsets;
 pub(crate) mod retry;

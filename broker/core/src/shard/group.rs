@@ -265,9 +265,12 @@ impl<M: Memory> Shard<M> {
         Ok(())
     }
 
-    /// Works out anew who is to have which queue.
+    /// Works out anew who is to have which queue; while members are joining, later.
     fn retarget(&mut self, id: u32) {
         let Some(state) = self.groups.get(&id) else { return };
+        if state.joining.is_under_way() {
+            return;
+        }
         let mut placed = Vec::new();
         for topic in state.topics() {
             self.place(&topic, &mut placed);
@@ -456,7 +459,7 @@ impl<M: Memory> Shard<M> {
             for member in &expired {
                 state.leave(*member);
             }
-            if !expired.is_empty() {
+            if state.joining.end(now.mono_us) || !expired.is_empty() {
                 self.retarget(id);
             }
             self.reconcile(id, now, out);

@@ -7,11 +7,13 @@ mod admin;
 mod fetch;
 mod group;
 mod group_admin;
+mod lag;
 mod locate;
 mod lookup;
 mod mending;
 mod offsets;
 mod open;
+mod pop;
 mod produce;
 mod punching;
 mod registry;
@@ -23,6 +25,7 @@ mod snapshot;
 mod timers;
 mod waiting;
 
+pub use lag::GroupLag;
 pub use open::{OpenError, check_segment};
 
 use crate::config::{Figures, ShardConfig};
@@ -32,13 +35,16 @@ use crate::index::{Entry, PageCache};
 use crate::log::Log;
 use crate::log::recovery::Fenced;
 use crate::peer::PeerMessage;
+use crate::pop::Pops;
 use crate::queue::Queues;
 use crate::registry::Registry;
 use crate::route::TopicRoutes;
 use crate::seam::{Action, ConnectionId, DiskError, Input, Memory, Now, Outbox};
 use fetch::{Fetches, Windows};
+use lag::Lags;
 use lookup::Lookups;
 use mending::Mending;
+use pop::Poppers;
 use punching::Punching;
 use registry::HomeState;
 use retention::Retention;
@@ -61,6 +67,9 @@ pub struct Shard<M: Memory> {
     registry: Registry,
     home: Option<HomeState>,
     offsets: Offsets,
+    /// What groups have popped, and who waits for more.
+    pops: Pops,
+    poppers: Poppers<M::Block>,
     /// Groups whose shard this is, by id.
     groups: BTreeMap<u32, GroupState>,
     /// Heartbeats for groups that are being made.
@@ -78,6 +87,7 @@ pub struct Shard<M: Memory> {
     index_pages: PageCache,
     scratch: Vec<Entry>,
     retention: Retention,
+    lags: Lags,
     punching: Punching,
     mending: Mending,
     timers: Timers,
@@ -209,7 +219,14 @@ impl<M: Memory> Shard<M> {
         let snapshot = self.snapshots.is_under_way().then_some(0);
         let mending = self.mending.next_wake();
         let timers = self.timers.next_wake();
-        let own = sealing.into_iter().chain(mending).chain(snapshot).chain(lookups).chain(timers);
+        let pops = self.poppers.next_wake(self.last_step, self.pops.now_ms(self.last_step));
+        let own = sealing
+            .into_iter()
+            .chain(pops)
+            .chain(mending)
+            .chain(snapshot)
+            .chain(lookups)
+            .chain(timers);
         log.into_iter().chain(fetches).chain(groups).chain(own).min()
     }
 
@@ -253,6 +270,8 @@ impl<M: Memory> Shard<M> {
             waiting_fetches: self.fetches.len() as u64,
             tail_bytes: self.log.tail.bytes() as u64,
             timers_pending: self.timers.pending(),
+            waiting_pops: self.poppers.len() as u64,
+            popped_in_flight: self.pops.in_flight() as u64,
             ..self.figures
         }
     }
@@ -312,6 +331,9 @@ impl<M: Memory> Shard<M> {
             Opcode::Recall => self.recall(now, asker, frame.table, out),
             Opcode::ListTimers => self.list_timers(now, asker, frame.table, out),
             Opcode::Fetch => self.fetch(now, asker, frame.table, out),
+            Opcode::Pop => self.pop(now, asker, frame.table, out),
+            Opcode::Ack => self.ack(now, asker, frame.table, out),
+            Opcode::ChangeInvisible => self.change_invisible(now, asker, frame.table, out),
             Opcode::CommitOffsets => self.commit_offsets(now, asker, frame.table, out),
             Opcode::QueryOffsets => self.query_offsets(asker, frame.table, out),
             Opcode::SearchOffsets => self.search_offsets(asker, frame.table, out),
@@ -433,6 +455,7 @@ impl<M: Memory> Shard<M> {
 
     fn connection_closed(&mut self, connection: ConnectionId, now: Now) {
         self.close_fetches(connection);
+        self.close_pops(connection);
         self.close_lookups(connection);
         self.close_timer_jobs(connection);
         for group in self.groups.values_mut() {
@@ -443,11 +466,13 @@ impl<M: Memory> Shard<M> {
 
     fn tick(&mut self, now: Now, out: &mut Outbox<M::Block>) {
         self.expire_fetches(now, out);
+        self.tick_pops(now, out);
         self.tick_groups(now, out);
         self.expire_changes(now, out);
         self.expire_produces(now, out);
         self.log.retry_segment(now, out);
         self.log.mark_if_idle(false, now, out);
+        self.step_lags(now);
     }
 
     /// What follows when the log moved on: answers, consumers, syncs, the end.
@@ -461,7 +486,12 @@ impl<M: Memory> Shard<M> {
         });
         self.answer_waiting(now, out);
         self.reconcile_groups(now, out);
-        self.wake_fetches(woken, out);
+        let appended = self.log.appended();
+        self.wake_fetches(woken, now, out);
+        if self.log.appended() != appended {
+            // Pops were served: no other input need follow that hands their records to the device.
+            self.log.pump(now, out);
+        }
         self.step_timers(now, out);
         self.step_sealing(now, out);
         self.step_snapshot(now, out);
@@ -481,6 +511,7 @@ impl<M: Memory> Shard<M> {
         }
         self.stopping = true;
         self.end_fetches(out);
+        self.end_pops(None, now, out);
         self.end_lookups(out);
         self.end_timer_jobs(out);
         self.end_heartbeats(out);
@@ -510,6 +541,7 @@ impl<M: Memory> Shard<M> {
     fn fail(&mut self, error: &DiskError, now: Now, out: &mut Outbox<M::Block>) {
         self.log.fail(error.to_string());
         self.refuse_waiting(out);
+        self.end_pops(None, now, out);
         if self.stopping {
             self.finish_stop(now, out);
         }

@@ -13,6 +13,7 @@ use ringmq_schema::consume::{
 };
 use ringmq_schema::error::Status;
 use ringmq_schema::limits::QUEUES_PER_REQUEST_MAX;
+use ringmq_schema::placement::shard_of_group;
 use ringmq_schema::record::Kind;
 
 /// In a search: the first readable offset.
@@ -47,7 +48,7 @@ impl<M: Memory> Shard<M> {
             }
             results.push(CommitResult::new(queue.topic, queue.queue, status.code(), 0));
         }
-        self.answer_commit(&moved, &results, asker, now, out);
+        self.answer_commit(&moved, &results, false, asker, now, out);
         Ok(())
     }
 
@@ -84,28 +85,59 @@ impl<M: Memory> Shard<M> {
         let mut moved = Vec::new();
         for entry in entries {
             let queue = QueueId { topic: entry.topic(), queue: entry.queue() };
-            // A member would commit over the reset: the group must be stopped.
             let status = match self.readable(queue) {
                 Err(refused) => refused.status,
-                Ok(_) if self.offsets.get(group, queue).owner != 0 => Status::Fenced,
                 Ok(next) if entry.offset() > next => Status::OffsetOutOfRange,
                 Ok(_) => Status::Ok,
             };
             if status == Status::Ok {
+                self.fence_owner(group, queue, now, out);
                 self.offsets.reset(group, queue, entry.offset(), now.wall_ms);
+                self.reset_popped(group, queue, entry.offset(), now, out);
                 moved.push(Committed { group, queue, offset: entry.offset() });
             }
             results.push(CommitResult::new(queue.topic, queue.queue, status.code(), 0));
         }
-        self.answer_commit(&moved, &results, asker, now, out);
+        self.answer_commit(&moved, &results, true, asker, now, out);
         Ok(())
     }
 
-    /// Logs what moved; the answer follows when the device took it.
+    /// Has the owner of a queue start anew, under the next generation: whatever it read before and commits from here
+    /// on does not count. It learns so from its fetch, and from the group's shard what it owns then.
+    fn fence_owner(&mut self, group: u32, queue: QueueId, now: Now, out: &mut Outbox<M::Block>) {
+        let progress = self.offsets.get(group, queue);
+        let Some(name) = self.registry.group(group).map(|group| group.name.as_str()) else {
+            return;
+        };
+        if progress.owner == 0 {
+            return;
+        }
+        let to = shard_of_group(name, self.config.shards);
+        let (member, generation) = (progress.owner, progress.generation + 1);
+        let ownership = Ownership { group, queue, member, generation };
+        let is_newer = self.offsets.own(&ownership);
+        debug_assert!(is_newer, "one more than the one that is known");
+        self.log_owner(ownership, to, now, out);
+    }
+
+    /// Logs an ownership that stands from here on; the group's shard is told when it is durable, and whoever fetches
+    /// under the old one at once.
+    fn log_owner(&mut self, ownership: Ownership, to: u16, now: Now, out: &mut Outbox<M::Block>) {
+        let payload = state::write_owner(&ownership);
+        let end = self.log.append_state(Kind::Owner, &payload, true, now, out);
+        self.waiting.push(end, true, Then::Assigned { to, ownership, accepted: true });
+        if let Some(slot) = self.queues.slot(ownership.queue) {
+            let waiting = std::mem::take(&mut self.queues.at_mut(slot).waiting);
+            self.fetches.wake(waiting);
+        }
+    }
+
+    /// Logs what moved; the answer follows when the device took it, or it is durable.
     fn answer_commit(
         &mut self,
         moved: &[Committed],
         results: &[CommitResult],
+        durable: bool,
         asker: Asker,
         now: Now,
         out: &mut Outbox<M::Block>,
@@ -123,12 +155,12 @@ impl<M: Memory> Shard<M> {
             self.log.appended()
         } else {
             let payload = state::write_offsets(moved);
-            self.log.append_state(Kind::Offsets, &payload, false, now, out)
+            self.log.append_state(Kind::Offsets, &payload, durable, now, out)
         };
         if !asker.one_way {
             let mut bytes = Vec::with_capacity(128 + results.len() * 12);
             self.frames.answer(&mut bytes, asker.opcode, asker.correlation, 0, build);
-            self.waiting.push(end, false, Then::Answer(asker, bytes));
+            self.waiting.push(end, durable, Then::Answer(asker, bytes));
         }
     }
 
@@ -188,10 +220,12 @@ impl<M: Memory> Shard<M> {
                 let status = self.readable(id).err().map_or(Status::Ok, |refused| refused.status);
                 let (min, max) = self.queues.get(id).map_or((0, 0), |q| (q.min, q.visible));
                 let progress = self.offsets.get(group, id);
+                let done = self.pops.get(group, id).map(crate::pop::Flights::done);
+                let committed = progress.committed.max(done);
                 QueueOffsets::new(
                     id.topic,
                     id.queue,
-                    progress.committed.map_or(-1, |offset| offset as i64),
+                    committed.map_or(-1, |offset| offset as i64),
                     min,
                     max,
                     progress.generation,
@@ -260,14 +294,7 @@ impl<M: Memory> Shard<M> {
             self.answer_waiting(now, out);
             return;
         }
-        let payload = state::write_owner(&ownership);
-        let end = self.log.append_state(Kind::Owner, &payload, true, now, out);
-        self.waiting.push(end, true, Then::Assigned { to: from, ownership, accepted: true });
-        // Whoever fetches under the old generation is to learn of it.
-        if let Some(slot) = self.queues.slot(queue) {
-            let waiting = std::mem::take(&mut self.queues.at_mut(slot).waiting);
-            self.fetches.wake(waiting);
-        }
+        self.log_owner(ownership, from, now, out);
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::Shard;
 use super::fetch::{Fetches, Windows};
+use super::lag::Lags;
 use super::lookup::Lookups;
 use super::mending::Mending;
+use super::pop::Poppers;
 use super::punching::Punching;
 use super::registry::HomeState;
 use super::replay::Tables;
@@ -90,6 +92,8 @@ impl<M: Memory> Shard<M> {
         let fenced = tables.finish(fenced, &segments);
         let Tables { mut queues, registry, offsets, rows, touched, topics, indexes, holes, .. } =
             tables;
+        let mut pops = tables.pops;
+        pops.open(epoch, now);
         for (number, pages) in indexes {
             segments[number as usize].index = Some(pages);
         }
@@ -109,6 +113,7 @@ impl<M: Memory> Shard<M> {
             index_pages: PageCache::new(config.index_cache_bytes.max(INDEX_CACHE_BYTES_MIN)),
             scratch: Vec::new(),
             retention: Retention::new(topics),
+            lags: Lags::default(),
             punching: Punching::new(holes),
             mending: Mending::default(),
             timers,
@@ -118,6 +123,8 @@ impl<M: Memory> Shard<M> {
             queues,
             registry,
             offsets,
+            pops,
+            poppers: Poppers::default(),
             groups: BTreeMap::new(),
             unborn: Vec::new(),
             routes: BTreeMap::new(),

@@ -143,10 +143,6 @@ impl<M: Memory> Shard<M> {
         let segments = &self.retention.segments;
         let found =
             self.log.sealed_segments().take_while(|s| s.end() <= retirable).find(|segment| {
-                // What is still to be delivered lies in units without an owner.
-                if !self.is_clear_of_timers(segment) {
-                    return false;
-                }
                 let owners = segments.owners(segment.number);
                 let before = self.punching.looked_at.get(&segment.base);
                 let live = segments.live_bytes(segment.number);
@@ -154,6 +150,8 @@ impl<M: Memory> Shard<M> {
                 owners.is_some_and(|owners| {
                     owners > 0 && before.is_none_or(|before| owners < *before)
                 }) && gone >= (segment.bytes / 4).max(self.config.hole_bytes_min)
+                    // What is still to be delivered lies in units without an owner.
+                    && self.is_clear_of_timers(segment)
             });
         let Some(segment) = found else { return };
         let owners = segments.owners(segment.number).unwrap_or(0);

@@ -177,6 +177,7 @@ impl<M: Memory> Shard<M> {
             Change::TopicDeleted { id } => {
                 let woken = self.queues.forget_topic(*id);
                 self.offsets.forget_topic(*id);
+                self.pops.forget_topic(*id);
                 self.retention.segments.forget(*id);
                 self.fetches.wake(woken);
                 self.topic_gone(*id, now, out);
@@ -184,6 +185,8 @@ impl<M: Memory> Shard<M> {
             Change::Group { id, name, .. } => self.group_made(*id, name, now, out),
             Change::GroupDeleted { id } => {
                 self.offsets.forget_group(*id);
+                self.pops.forget_group(*id);
+                self.end_pops(Some(*id), now, out);
                 self.group_gone(*id, out);
             }
         }

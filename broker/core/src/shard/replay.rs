@@ -17,6 +17,7 @@ use crate::index::{
 use crate::log::recovery::{Fenced, Replay};
 use crate::log::{Put, Segment, note};
 use crate::peer::{Change, QueueId, RegistryChange};
+use crate::pop::{self, Pops};
 use crate::queue::{Queues, Stretch};
 use crate::registry::Registry;
 use crate::seam::LogFiles;
@@ -35,6 +36,7 @@ pub(super) struct Tables {
     pub(super) queues: Queues,
     pub(super) registry: Registry,
     pub(super) offsets: Offsets,
+    pub(super) pops: Pops,
     /// Rows of the segment that is read, and up to where its messages are known without reading.
     pub(super) rows: SegmentRows,
     pub(super) touched: Sealing,
@@ -76,6 +78,7 @@ impl Tables {
             queues: Queues::default(),
             registry: Registry::new(is_home),
             offsets: Offsets::default(),
+            pops: Pops::default(),
             rows: SegmentRows::default(),
             touched: Sealing::default(),
             topics: SegmentTopics::default(),
@@ -111,6 +114,7 @@ impl Tables {
         for topic in topics {
             self.queues.forget_topic(topic);
             self.offsets.forget_topic(topic);
+            self.pops.forget_topic(topic);
         }
         self.topics.forget_if(|topic| self.registry.is_deleted(topic));
         self.timers.settle(segments.front().map_or(0, |segment| segment.base));
@@ -181,10 +185,12 @@ impl Tables {
                 self.gone_topics.insert(id);
                 self.queues.forget_topic(id);
                 self.offsets.forget_topic(id);
+                self.pops.forget_topic(id);
             }
             Change::GroupDeleted { id } => {
                 self.gone_groups.insert(id);
                 self.offsets.forget_group(id);
+                self.pops.forget_group(id);
             }
             Change::Topic { .. } | Change::Group { .. } => {}
         }
@@ -195,6 +201,7 @@ impl Tables {
         let Tables {
             registry,
             offsets,
+            pops,
             queues,
             holes,
             timers,
@@ -223,6 +230,10 @@ impl Tables {
             Item::Change(change) => registry.restore(&change),
             Item::Offset { group, queue, .. }
                 if gone_groups.contains(&group) || gone_topics.contains(&queue.topic) => {}
+            Item::Pop(group, queue, _)
+                if gone_groups.contains(&group) || gone_topics.contains(&queue.topic) => {}
+            Item::Pop(group, queue, op) => pops.apply(group, queue, op),
+            Item::PopTime(at_ms) => pops.was(at_ms),
             Item::Offset { group, queue, progress } => offsets.restore(group, queue, progress),
             Item::Queue(state) if gone_topics.contains(&state.id.topic) => {}
             Item::Queue(state) => {
@@ -265,6 +276,16 @@ impl Tables {
                 Ok(())
             }
             Kind::Epoch => Ok(()),
+            Kind::Pop => {
+                let Tables { pops, gone_topics, gone_groups, .. } = self;
+                pop::read(record.payload, |group, queue, op| {
+                    if !gone_topics.contains(&queue.topic) && !gone_groups.contains(&group) {
+                        pops.apply(group, queue, op);
+                    }
+                })
+                .map(|at_ms| pops.was(at_ms))
+                .ok_or("a record of popped messages does not parse")
+            }
             Kind::Timer => {
                 self.take_timer(record.header);
                 Ok(())

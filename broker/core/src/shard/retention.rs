@@ -72,6 +72,13 @@ impl SegmentTopics {
         self.owners.insert(segment, owners);
     }
 
+    /// Newest store time of what a sealed segment has of a topic.
+    pub(super) fn newest_ms(&self, topic: u32, segment: u32) -> Option<i64> {
+        let parts = &self.topics.get(&topic)?.parts;
+        let at = parts.binary_search_by_key(&segment, |part| part.segment).ok()?;
+        Some(parts[at].newest_ms)
+    }
+
     /// A topic was deleted: it owns nothing any more.
     pub(super) fn forget(&mut self, topic: u32) {
         for part in self.topics.remove(&topic).unwrap_or_default().parts {

@@ -8,6 +8,7 @@
 use super::Shard;
 use super::waiting::Then;
 use crate::peer::QueueId;
+use crate::pop::{Op, OpWriter};
 use crate::seam::{Memory, Now, Outbox};
 use crate::snapshot::{QueueState, Slice};
 use crate::timer::Key;
@@ -31,6 +32,8 @@ enum Next {
     Recalled(Option<Key>),
     Fired,
     Behind(Option<Key>),
+    /// From this group and queue on; with an offset, behind it.
+    Pops((u32, QueueId), Option<u64>),
     End,
 }
 
@@ -176,7 +179,8 @@ impl<M: Memory> Shard<M> {
             }
             Next::Behind(after) => {
                 let mut slice = Slice::behind();
-                let mut next = Next::End;
+                let first = QueueId { topic: 0, queue: 0 };
+                let mut next = Next::Pops((0, first), None);
                 for (key, bytes) in self.timers.marks.behind(after) {
                     slice.add_behind(key, bytes);
                     if slice.payload().len() >= SLICE_BYTES {
@@ -186,6 +190,7 @@ impl<M: Memory> Shard<M> {
                 }
                 (slice, next)
             }
+            Next::Pops(first, behind) => self.pop_slice(first, behind, now),
             Next::End => {
                 let begin = self.snapshots.begin;
                 let end = self.append_slice(&Slice::end(begin), now, out);
@@ -198,6 +203,27 @@ impl<M: Memory> Shard<M> {
             self.append_slice(&slice, now, out);
         }
         self.snapshots.next = next;
+    }
+
+    fn pop_slice(&self, first: (u32, QueueId), mut behind: Option<u64>, now: Now) -> (Slice, Next) {
+        let mut ops = OpWriter::new(first.0, self.pops.now_ms(now));
+        for (group, queue, flights) in self.pops.from(first) {
+            ops.set_group(group);
+            let behind = behind.take().filter(|_| (group, queue) == first);
+            if behind.is_none() {
+                ops.add(queue, Op::Begin { next: flights.next() });
+            }
+            for (offset, flight) in flights.after(behind) {
+                ops.add(queue, Op::Out { offset, flight });
+                if ops.len() >= SLICE_BYTES {
+                    return (Slice::pops(ops), Next::Pops((group, queue), Some(offset)));
+                }
+            }
+            if ops.len() >= SLICE_BYTES {
+                return (Slice::pops(ops), Next::Pops((group, queue), Some(u64::MAX)));
+            }
+        }
+        (Slice::pops(ops), Next::End)
     }
 
     fn queue_slice(&self, first: u32) -> (Slice, Next) {

@@ -31,6 +31,8 @@ pub(super) enum Then {
     Nothing,
     /// A frame made ahead.
     Answer(Asker, Vec<u8>),
+    /// Messages that were popped, by number.
+    Popped(u64),
     /// A change of the registry is durable here.
     Registry {
         version: u64,
@@ -103,6 +105,7 @@ impl<M: Memory> Shard<M> {
                     out.heads.extend_from_slice(&bytes);
                     push_answer(asker.connection, start, out);
                 }
+                Then::Popped(number) => self.popped(number, out),
                 Then::Registry { version } => self.apply_change(version, now, out),
                 Then::WholeRegistry(whole) => self.restore_registry(&whole, now, out),
                 Then::Assigned { to, ownership, accepted } => {
@@ -167,6 +170,7 @@ impl<M: Memory> Shard<M> {
                     self.refuse(asker, &refused, out);
                 }
                 Then::Answer(asker, _) => self.refuse(asker, &refused, out),
+                Then::Popped(number) => self.refuse_popped(number, &refused, out),
                 Then::Nothing
                 | Then::Registry { .. }
                 | Then::WholeRegistry(_)

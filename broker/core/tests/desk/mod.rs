@@ -222,6 +222,9 @@ pub struct Desk {
     correlation: u64,
 }
 
+/// When desks are opened.
+pub const START: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+
 pub fn config() -> ShardConfig {
     ShardConfig {
         segment_bytes: 1 << 20,
@@ -233,19 +236,22 @@ pub fn config() -> ShardConfig {
 
 impl Desk {
     pub fn open(config: ShardConfig, files: Files) -> Desk {
-        let desk = Desk::begin(config, files, None);
+        Desk::open_at(config, files, START)
+    }
+
+    pub fn open_at(config: ShardConfig, files: Files, now: Now) -> Desk {
+        let desk = Desk::begin(config, files, now, None);
         assert!(desk.shard.is_ready());
         desk
     }
 
     /// One that stops somewhere, perhaps before it is ready.
     pub fn watched(config: ShardConfig, files: Files, watch: Watch) -> Desk {
-        Desk::begin(config, files, Some(watch))
+        Desk::begin(config, files, START, Some(watch))
     }
 
-    fn begin(config: ShardConfig, files: Files, watch: Option<Watch>) -> Desk {
+    fn begin(config: ShardConfig, files: Files, now: Now, watch: Option<Watch>) -> Desk {
         let mut out = Outbox::default();
-        let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
         let mut log_files = files.clone();
         let shard = Shard::open(config, Pool, &mut log_files, now, &mut out).expect("opens");
         let mut desk = Desk {

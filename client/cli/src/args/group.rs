@@ -88,4 +88,10 @@ pub struct Reset {
     /// first, last, -10m, 2026-01-31T12:00:00Z or an offset
     #[arg(long, value_parser = values::place, allow_hyphen_values = true)]
     pub to: Place,
+    /// Only this queue; may be given several times
+    #[arg(long = "queue", value_name = "N")]
+    pub queues: Vec<u32>,
+    /// Only on this broker
+    #[arg(long, value_name = "NAME")]
+    pub broker: Option<String>,
 }

@@ -19,6 +19,31 @@ pub enum MessageVerb {
         #[arg(value_parser = values::message)]
         id: MessageRef,
     },
+    /// Print the messages of one queue as they lie there; no group is touched
+    Print(Print),
+}
+
+/// `message print`.
+#[derive(Debug, Args)]
+pub struct Print {
+    /// The topic
+    #[arg(long)]
+    pub topic: String,
+    /// The queue
+    #[arg(long, value_name = "N")]
+    pub queue: u32,
+    /// The broker, where several have the queue
+    #[arg(long, value_name = "NAME")]
+    pub broker: Option<String>,
+    /// first, last, -10m, 2026-01-31T12:00:00Z or an offset
+    #[arg(long, default_value = "first", value_parser = values::place, allow_hyphen_values = true)]
+    pub from: Place,
+    /// So many at most
+    #[arg(long, default_value = "32", value_name = "N")]
+    pub count: u64,
+    /// How each is printed, as with `topic consume`; a table when left out
+    #[arg(short, long, value_parser = RecordFormat::parse)]
+    pub format: Option<RecordFormat>,
 }
 
 /// `message get`.

@@ -17,7 +17,7 @@ pub use dlq::{DlqVerb, Export, Resend, Show};
 pub use group::{Change, Consumption, GroupVerb, Reset};
 #[cfg(target_os = "linux")]
 pub use log::{Dump, LogVerb};
-pub use message::{Find, Get, MessageVerb};
+pub use message::{Find, Get, MessageVerb, Print};
 pub use server::{Dev, Flush, Quickstart};
 pub use timer::{Pending, Recall, TimerVerb};
 pub use topic::{Consume, Create, Kind, Produce, Rights, Settings, TopicVerb};

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use ringmq::{Admin, GroupSettings, GroupSpec, QueueLag, RetryPauses};
+use ringmq::{Admin, GroupSettings, GroupSpec, Queue, QueueLag, RetryPauses};
 use serde::Serialize;
 
 use super::admin;
 use crate::args::{Change, Consumption, Global, GroupVerb, Reset};
 use crate::confirm;
 use crate::failure::Failure;
-use crate::output::{self, Column, age, age_or_dash, epoch_ms, milliseconds};
+use crate::output::{self, Column, age, age_or_dash, epoch_ms, milliseconds, utc};
 use crate::values::Place;
 
 pub(super) async fn run(verb: &GroupVerb, global: &Global) -> Result<(), Failure> {
@@ -142,6 +142,9 @@ struct LagRow {
     min_offset: u64,
     max_offset: u64,
     lag_messages: u64,
+    /// Counting behind the group's filter was cut short: there are more.
+    lag_is_at_least: bool,
+    filter: Option<String>,
     lag_ms: Option<u64>,
     committed_ms: Option<u64>,
     owner: Option<String>,
@@ -155,14 +158,19 @@ const LAG_COLUMNS: &[Column<LagRow>] = &[
         row.committed_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string())
     }),
     Column::number("NEXT", |row: &LagRow| row.max_offset.to_string()),
-    Column::number("LAG", |row: &LagRow| row.lag_messages.to_string()),
+    Column::number("LAG", |row: &LagRow| match row.lag_is_at_least {
+        true => format!("at least {}", row.lag_messages),
+        false => row.lag_messages.to_string(),
+    }),
     Column::number("AGE", |row: &LagRow| age_or_dash(row.lag_ms.map(Duration::from_millis))),
     Column::text("OWNER", |row: &LagRow| row.owner.clone().unwrap_or_else(|| "-".to_owned())),
     Column::number("FIRST", |row: &LagRow| row.min_offset.to_string()).wide(),
-    Column::number("COMMITTED AT", |row: &LagRow| {
-        row.committed_ms.map_or_else(|| "-".to_owned(), |at| at.to_string())
+    Column::text("COMMITTED AT", |row: &LagRow| {
+        row.committed_ms.map_or_else(|| "-".to_owned(), |at| utc(at as i64))
     })
     .wide(),
+    Column::text("FILTER", |row: &LagRow| row.filter.clone().unwrap_or_else(|| "*".to_owned()))
+        .wide(),
 ];
 
 async fn describe(group: &str, admin: &Admin, global: &Global) -> Result<(), Failure> {
@@ -181,6 +189,8 @@ fn lag_row(lag: &QueueLag) -> LagRow {
         min_offset: lag.min_offset,
         max_offset: lag.max_offset,
         lag_messages: lag.messages,
+        lag_is_at_least: lag.at_least,
+        filter: lag.filter.clone(),
         lag_ms: lag.age.map(milliseconds),
         committed_ms: lag.committed_at.map(epoch_ms),
         owner: lag.owner.clone(),
@@ -278,11 +288,25 @@ async fn reset(args: &Reset, admin: &Admin, global: &Global) -> Result<(), Failu
         Place::Last => "the tail: what is there already is skipped".to_owned(),
         Place::Ago(ago) => format!("what was stored {} ago", age(ago)),
         Place::Time(time) => format!("what was stored from {} ms (UTC) on", epoch_ms(time)),
-        Place::Offset(offset) => format!("offset {offset} of every queue"),
+        Place::Offset(offset) => format!("offset {offset} of each queue"),
     };
-    let effect = format!("moves the group {} on {} to {place}", args.group, args.topic);
+    let mut on = args.topic.clone();
+    if !args.queues.is_empty() {
+        let numbers: Vec<String> = args.queues.iter().map(u32::to_string).collect();
+        on = format!("{on}, queue {}", numbers.join(", "));
+    }
+    if let Some(broker) = &args.broker {
+        on = format!("{on}, on {broker}");
+    }
+    let effect = format!("moves the group {} on {on} to {place}", args.group);
     confirm::destructive(&effect, global.yes)?;
-    let moved = admin.reset_offsets(&args.group, &args.topic, args.to.seek()).await?;
+    let moved = match args.queues.is_empty() && args.broker.is_none() {
+        true => admin.reset_offsets(&args.group, &args.topic, args.to.seek()).await?,
+        false => {
+            let queues = chosen(args, admin).await?;
+            admin.reset_queues(&args.group, &queues, args.to.seek()).await?
+        }
+    };
     let row = |(queue, offset): &(ringmq::Queue, u64)| ResetRow {
         topic: queue.topic.to_string(),
         broker: queue.broker.to_string(),
@@ -291,6 +315,25 @@ async fn reset(args: &Reset, admin: &Admin, global: &Global) -> Result<(), Failu
     };
     let rows: Vec<ResetRow> = moved.iter().map(row).collect();
     output::list(global.output, "queues", &rows, RESET_COLUMNS)
+}
+
+/// The queues that --queue and --broker choose.
+async fn chosen(args: &Reset, admin: &Admin) -> Result<Vec<Queue>, Failure> {
+    let stats = admin.topic_stats(&args.topic).await?;
+    let mut queues: Vec<Queue> = stats.into_iter().map(|stats| stats.queue).collect();
+    queues.retain(|queue| {
+        (args.queues.is_empty() || args.queues.contains(&queue.id))
+            && args.broker.as_ref().is_none_or(|broker| **broker == *queue.broker)
+    });
+    let missing = args.queues.iter().find(|id| queues.iter().all(|queue| queue.id != **id));
+    if queues.is_empty() || missing.is_some() {
+        let what = missing.map_or_else(String::new, |id| format!("queue {id} of "));
+        return Err(Failure::not_found(
+            format!("no such broker has {what}the topic {}", args.topic),
+            format!("`ringmq topic route {}` shows which broker has which", args.topic),
+        ));
+    }
+    Ok(queues)
 }
 
 async fn rm(group: &str, admin: &Admin, global: &Global) -> Result<(), Failure> {

@@ -1,13 +1,13 @@
-//! `message`: looks messages up by id and by key.
+//! `message`: looks messages up by id, by key and by where they lie.
 
 use std::io::{self, Write as _};
 
-use ringmq::{Admin, KeyQuery, MessageRef, Record};
+use ringmq::{Admin, KeyQuery, MessageRef, Queue, Record};
 use serde::Serialize;
 
 use super::dlq::send_again;
 use super::{CLOSE_LIMIT, connect};
-use crate::args::{Find, Get, Global, MessageVerb};
+use crate::args::{Find, Get, Global, MessageVerb, Print};
 use crate::failure::Failure;
 use crate::output::{self, Column, Form, epoch_ms, utc};
 use crate::record_format::{JsonRecord, RecordFormat};
@@ -15,6 +15,8 @@ use crate::values::Place;
 
 /// Characters of a body in a listing.
 const BODY_CHARACTERS: usize = 40;
+/// Records asked for at a time.
+const PULL_RECORDS: usize = 1024;
 
 pub(super) async fn run(verb: &MessageVerb, global: &Global) -> Result<(), Failure> {
     let client = connect(global).await?;
@@ -31,6 +33,7 @@ pub(super) async fn run(verb: &MessageVerb, global: &Global) -> Result<(), Failu
             }
             Ok(())
         }
+        MessageVerb::Print(args) => print(args, &admin, global).await,
     }
 }
 
@@ -80,15 +83,58 @@ async fn find(args: &Find, admin: &Admin, global: &Global) -> Result<(), Failure
             ),
         });
     }
-    match (&args.format, global.output) {
+    show(&found.records, args.format.as_ref(), global.output)
+}
+
+fn show(records: &[Record], format: Option<&RecordFormat>, form: Form) -> Result<(), Failure> {
+    match (format, form) {
         (_, Form::Json) => {
-            let rows: Vec<JsonRecord<'_>> = found.records.iter().map(JsonRecord::new).collect();
+            let rows: Vec<JsonRecord<'_>> = records.iter().map(JsonRecord::new).collect();
             output::json("messages", &rows)
         }
-        (Some(format), _) => write(&found.records, format),
+        (Some(format), _) => write(records, format),
         (None, form) => {
-            let rows: Vec<Row> = found.records.iter().map(row).collect();
+            let rows: Vec<Row> = records.iter().map(row).collect();
             output::list(form, "messages", &rows, COLUMNS)
+        }
+    }
+}
+
+async fn print(args: &Print, admin: &Admin, global: &Global) -> Result<(), Failure> {
+    let queue = the_queue(args, admin).await?;
+    let mut offset = admin.find_offset(&queue, args.from.seek()).await?;
+    let mut records: Vec<Record> = Vec::new();
+    while (records.len() as u64) < args.count {
+        let left = usize::try_from(args.count - records.len() as u64).unwrap_or(usize::MAX);
+        let pulled = admin.pull(&queue, offset, left.min(PULL_RECORDS)).await?;
+        if pulled.next_offset == offset {
+            break;
+        }
+        offset = pulled.next_offset;
+        records.extend(pulled.records);
+    }
+    show(&records, args.format.as_ref(), global.output)
+}
+
+/// The queue that is meant: of the broker that has it, if that is one.
+async fn the_queue(args: &Print, admin: &Admin) -> Result<Queue, Failure> {
+    let Print { topic, queue, broker, .. } = args;
+    let stats = admin.topic_stats(topic).await?;
+    let mut found: Vec<Queue> = stats.into_iter().map(|stats| stats.queue).collect();
+    found.retain(|q| q.id == *queue && broker.as_ref().is_none_or(|b| **b == *q.broker));
+    found.dedup();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Failure::not_found(
+            format!("no broker has queue {queue} of the topic {topic}"),
+            format!("`ringmq topic route {topic}` shows which broker has which"),
+        )),
+        several => {
+            let names: Vec<&str> = several.iter().map(|queue| &*queue.broker).collect();
+            Err(Failure::usage(
+                format!("several brokers have queue {queue} of {topic}: {}", names.join(", ")),
+                "--broker NAME says which",
+            ))
         }
     }
 }

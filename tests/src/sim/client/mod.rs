@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod auditor;
 pub mod member;
+pub mod popper;
 pub mod producer;
 pub mod reader;
 pub mod vandal;
@@ -115,6 +116,7 @@ pub enum Client {
     Producer(producer::Producer),
     Reader(reader::Reader),
     Member(member::Member),
+    Popper(popper::Popper),
     Admin(admin::Admin),
     Vandal(vandal::Vandal),
     Auditor(auditor::Auditor),
@@ -127,6 +129,7 @@ impl Client {
             Client::Producer(producer) => producer.wake(context),
             Client::Reader(reader) => reader.wake(context),
             Client::Member(member) => member.wake(context),
+            Client::Popper(popper) => popper.wake(context),
             Client::Admin(admin) => admin.wake(context),
             Client::Vandal(vandal) => vandal.wake(context),
             Client::Auditor(auditor) => auditor.wake(context),
@@ -139,6 +142,7 @@ impl Client {
             Client::Producer(producer) => producer.hear(intent),
             Client::Reader(reader) => reader.hear(shard, reply),
             Client::Member(member) => member.hear(context, shard, intent, reply),
+            Client::Popper(popper) => popper.hear(shard, intent, reply),
             Client::Admin(admin) => admin.hear(intent, reply),
             Client::Vandal(_) => {}
             Client::Auditor(auditor) => auditor.hear(context, shard, intent, reply),
@@ -151,6 +155,7 @@ impl Client {
             Client::Producer(producer) => producer.cut(),
             Client::Reader(reader) => reader.broken(shard),
             Client::Member(member) => member.cut(),
+            Client::Popper(popper) => popper.broken(shard),
             Client::Admin(admin) => admin.cut(),
             Client::Vandal(_) => {}
             Client::Auditor(auditor) => auditor.broken(context, shard),
@@ -163,6 +168,7 @@ impl Client {
             Client::Producer(producer) => producer.cut(),
             Client::Reader(reader) => reader.cut(),
             Client::Member(member) => member.cut(),
+            Client::Popper(popper) => popper.cut(),
             Client::Admin(admin) => admin.cut(),
             Client::Vandal(_) => {}
             Client::Auditor(auditor) => auditor.cut(),

@@ -3,12 +3,13 @@
 //! What is judged, promise one-owner:
 //! - a generation of a queue in a group belongs to one member, for ever;
 //! - once a generation was told, an older one is not told any more, and nothing committed under it counts;
-//! - an acknowledged commit never moves back but by a reset.
+//! - an acknowledged commit never moves back but by a reset;
+//! - nothing counts after a reset that was committed under a generation told before it.
 
 use crate::sim::disk::CrashKind;
 use crate::sim::talk::{Entry, OffsetsOf, QueueKey};
 use crate::sim::{Verdict, violation};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A queue in a group.
 type Place = (u32, QueueKey);
@@ -21,11 +22,14 @@ struct Committed {
     floor: Option<u64>,
     /// Acknowledged shortly before a kill: safe once the log has recovered.
     killed: Option<u64>,
-    /// Everything anybody asked for.
-    asked: BTreeSet<u64>,
+    /// Everything anybody asked for that may count, and the highest generation under which.
+    asked: BTreeMap<u64, u32>,
     /// Resets under way; commits delivered before this moment do not count.
     resets: u32,
     reset_moment: u64,
+    /// Highest generation told before the resets under way, and before the last that was answered.
+    told_before: u32,
+    stale: u32,
     /// Highest generation told or accepted, and when it was first.
     fence: (u32, u64),
 }
@@ -80,9 +84,11 @@ impl Groups {
         Ok(())
     }
 
-    /// A commit or reset goes out.
+    /// A commit goes out; a reset under the highest generation there can be.
     pub fn asks(&mut self, group: u32, entry: &Entry) {
-        self.committed.entry((group, entry.queue)).or_default().asked.insert(entry.offset);
+        let committed = self.committed.entry((group, entry.queue)).or_default();
+        let generation = committed.asked.entry(entry.offset).or_default();
+        *generation = entry.generation.max(*generation);
     }
 
     /// A commit was accepted that had been delivered at moment `delivered`.
@@ -108,6 +114,12 @@ impl Groups {
         if entry.generation > generation {
             committed.fence = (entry.generation, moment);
         }
+        if entry.generation <= committed.stale && delivered > committed.reset_moment {
+            return violation(format!(
+                "group {group}, queue {:?}: a commit under generation {} counts after a reset when {} was told",
+                entry.queue, entry.generation, committed.stale
+            ));
+        }
         if committed.resets == 0 && delivered > committed.reset_moment {
             committed.recent.push((now_us, entry.offset));
         }
@@ -117,6 +129,10 @@ impl Groups {
     /// A reset is delivered: from now on either offset is right.
     pub fn resetting(&mut self, group: u32, entry: &Entry) {
         let committed = self.committed.entry((group, entry.queue)).or_default();
+        committed.asked.insert(entry.offset, u32::MAX);
+        if committed.resets == 0 {
+            committed.told_before = committed.fence.0;
+        }
         committed.resets += 1;
         committed.floor = committed.floor.map(|floor| floor.min(entry.offset));
         committed.killed = committed.killed.map(|killed| killed.min(entry.offset));
@@ -125,11 +141,16 @@ impl Groups {
         }
     }
 
-    /// A reset was answered.
-    pub fn reset(&mut self, group: u32, entry: &Entry, moment: u64) {
+    /// A reset was answered, and done or not.
+    pub fn reset(&mut self, group: u32, entry: &Entry, done: bool, moment: u64) {
         let committed = self.committed.entry((group, entry.queue)).or_default();
         committed.resets = committed.resets.saturating_sub(1);
         committed.reset_moment = moment;
+        if done {
+            let stale = committed.told_before.max(committed.stale);
+            committed.stale = stale;
+            committed.asked.retain(|_, generation| *generation > stale);
+        }
     }
 
     /// What the group is known to have committed at least.
@@ -148,7 +169,7 @@ impl Groups {
                 "group {group}: committed {told:?}, where {floor:?} had been acknowledged"
             ));
         }
-        if told.committed >= 0 && !committed.asked.contains(&(told.committed as u64)) {
+        if told.committed >= 0 && !committed.asked.contains_key(&(told.committed as u64)) {
             return violation(format!("group {group}: {told:?} was never committed"));
         }
         if told.committed > told.max_offset as i64 {

@@ -283,7 +283,10 @@ impl Messages {
         let queue = self.queues.entry(message.sent.queue).or_default();
         // promise: fifo
         if queue.lost.contains(&offset) && queue.slots.get(offset as usize) != Some(&Some(index)) {
-            return violation(format!("message {index} has {offset}, which was told to be lost"));
+            let message = &self.messages[index as usize];
+            return violation(format!(
+                "message {index} has {offset}, which was told to be lost: {message:?}"
+            ));
         }
         let slots = &mut queue.slots;
         let at = offset as usize;
@@ -456,7 +459,11 @@ impl Messages {
                 let has_rot = self.rotten.contains_key(&shard);
                 // Doubt stays until somebody sees it.
                 let in_doubt = message.doubtful && !message.sure || !message.must_survive(kind);
-                if (offset as u64) < *end && in_doubt && grows {
+                if (offset as u64) < *end
+                    && in_doubt
+                    && grows
+                    && !queue.lost.contains(&(offset as u64))
+                {
                     (message.fate, message.offset, message.position) = (Fate::Open, None, None);
                     *slot = None;
                     continue;
@@ -466,7 +473,10 @@ impl Messages {
                     continue;
                 }
                 if (offset as u64) < *end {
-                    last_left = last_left.max(at);
+                    // A delayed one may have been delivered since.
+                    if message.sent.deliver_ms == 0 {
+                        last_left = last_left.max(at);
+                    }
                     // Recovery makes durable what it found before anybody sees it.
                     message.sure = true;
                     continue;

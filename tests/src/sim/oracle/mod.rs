@@ -4,14 +4,16 @@
 pub mod delayed;
 pub mod groups;
 pub mod messages;
+pub mod pops;
 pub mod retries;
 pub mod topics;
 
 use crate::sim::disk::{CrashKind, Disk};
-use crate::sim::talk::{Fetched, Intent, QueueKey, Reply, Wanted};
+use crate::sim::talk::{Fetched, Intent, OffsetsOf, QueueKey, Reply, Wanted};
 use crate::sim::{Summary, Verdict, violation};
 use groups::Groups;
 use messages::Messages;
+use pops::Pops;
 use retries::Retries;
 use ringmq_schema::error::{Retry, Status};
 use ringmq_schema::placement::shard_of_queue;
@@ -45,6 +47,7 @@ pub type When = (u64, u64);
 pub struct Oracle {
     pub messages: Messages,
     pub groups: Groups,
+    pub pops: Pops,
     pub topics: Topics,
     pub retries: Retries,
     pub summary: Summary,
@@ -60,6 +63,7 @@ impl Oracle {
         Oracle {
             messages: Messages::new(mark),
             groups: Groups::default(),
+            pops: Pops::default(),
             topics: Topics::default(),
             retries: Retries::default(),
             summary: Summary::default(),
@@ -76,11 +80,16 @@ impl Oracle {
                 entries.iter().for_each(|entry| self.groups.asks(*group, entry));
             }
             Intent::Reset { group, entry } => {
-                self.groups.asks(*group, entry);
                 self.groups.resetting(*group, entry);
+                self.retries.resets(*group, entry.queue);
+                self.pops.resets(*group, entry.queue);
             }
             Intent::Offsets { group, queues } => {
                 pending.floors = queues.iter().map(|q| self.groups.floor(*group, *q)).collect();
+            }
+            Intent::Change { group, receipts, ms } => {
+                let changing = |of| self.pops.changing(*group, of, *ms, when.0);
+                receipts.iter().for_each(changing);
             }
             Intent::Delete { topic } => self.topics.deleting(*topic),
             Intent::Recall { index } => self.messages.recalling(*index),
@@ -139,8 +148,10 @@ impl Oracle {
                 self.retries.ends((*group, *queue, *generation), *offset);
                 self.retries.acknowledged(message_id, *dead_lettered, *deliver_ms)
             }
-            (Intent::Reset { group, entry }, _) => {
-                self.groups.reset(*group, entry, when.1);
+            (Intent::Reset { group, entry }, reply) => {
+                let done =
+                    matches!(reply, Reply::Committed(r) if r.iter().all(|r| r.1 == Status::Ok));
+                self.groups.reset(*group, entry, done, when.1);
                 Ok(())
             }
             (Intent::Offsets { group, queues }, Reply::Offsets(told)) => {
@@ -159,6 +170,31 @@ impl Oracle {
                     }
                 }
                 Ok(())
+            }
+            (Intent::Pop(of), Reply::Popped(popped)) => {
+                let delivered = (pending.delivered_us, pending.delivered);
+                for (one, record) in popped {
+                    self.messages.saw(record, disk)?;
+                    self.pops.popped(of.group, one, of.invisible_ms, delivered, when)?;
+                    self.summary.popped += 1;
+                }
+                if popped.len() > of.max_records as usize {
+                    return violation(format!("{} where {of:?} was asked", popped.len()));
+                }
+                Ok(())
+            }
+            (Intent::Ack { group, receipts }, Reply::Acked(statuses)) => {
+                let delivered = pending.delivered;
+                let acked = self.pops.acked(*group, receipts, statuses, delivered, when)?;
+                self.summary.acked += acked;
+                Ok(())
+            }
+            (Intent::Change { group, receipts, ms }, Reply::Changed(results)) => {
+                let delivered = (pending.delivered_us, pending.delivered);
+                self.pops.changed(*group, receipts, results, *ms, delivered, when.1)
+            }
+            (Intent::PopsDone { group, queues: _ }, Reply::Offsets(told)) => {
+                told.iter().try_for_each(|told| self.pops_done(*group, told))
             }
             (Intent::Beat { member, .. }, Reply::Beat { group, queues, .. }) => {
                 self.groups.told(*group, *member, queues, when.1)
@@ -192,7 +228,7 @@ impl Oracle {
                 Ok(())
             }
             Intent::Reset { group, entry } => {
-                self.groups.reset(*group, entry, when.1);
+                self.groups.reset(*group, entry, false, when.1);
                 Ok(())
             }
             Intent::Retry { message_id, .. } => self.retries.refused(message_id, status),
@@ -209,6 +245,24 @@ impl Oracle {
     fn is_in_doubt(&self, queue: QueueKey) -> bool {
         let shard = shard_of_queue(queue.0, queue.1, self.crashes.len() as u16);
         self.retries.is_damaged(shard) && !self.topics.is_known(queue.0)
+    }
+
+    /// promise: at-least-once
+    fn pops_done(&mut self, group: u32, told: &OffsetsOf) -> Verdict {
+        let (queue, end) = (told.queue, u64::try_from(told.committed).unwrap_or(0));
+        if told.status != Status::Ok || self.topics.may_expire(queue.0) {
+            return Ok(());
+        }
+        let shard = shard_of_queue(queue.0, queue.1, self.crashes.len() as u16);
+        for offset in self.pops.never_seen(group, queue, end) {
+            if !self.messages.lose(queue, shard, offset) {
+                let what = self.messages.describe(queue, offset);
+                return violation(format!(
+                    "group {group}, queue {queue:?}: {offset} of {end} is done and nobody got it: {what}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn queue_refused(&self, queue: QueueKey, status: Status) -> Verdict {
@@ -350,6 +404,7 @@ impl Oracle {
         self.messages.crashed(now_us, interval_us);
         self.messages.delayed_crashed(kind);
         self.groups.crashed(kind, now_us, interval_us);
+        self.pops.crashed(kind, now_us, interval_us);
     }
 
     /// The ends of a shard's queues, as it tells them after a restart before it took anything new.

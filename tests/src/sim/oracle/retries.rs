@@ -174,6 +174,11 @@ impl Retries {
         }
     }
 
+    /// The group's offset of a queue is set: whoever owns it begins anew.
+    pub fn resets(&mut self, group: u32, queue: QueueKey) {
+        self.unfinished.retain(|(of, at, _), _| (*of, *at) != (group, queue));
+    }
+
     /// A commit counts. promise: at-least-once
     pub fn committed(&self, held: Held, offset: u64) -> Verdict {
         let first = self.unfinished.get(&held).and_then(BTreeSet::first);

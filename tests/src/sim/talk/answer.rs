@@ -1,10 +1,10 @@
 //! Answers: each must verify, say what its request asked for, and bring whole records.
 
-use super::{Fetched, Intent, OffsetsOf, QueueKey, Received, Reply, TopicSeen};
+use super::{Fetched, Intent, OffsetsOf, PoppedOne, QueueKey, Received, Reply, TopicSeen};
 use crate::sim::{Verdict, violation};
 use ringmq_schema::error::Status;
 use ringmq_schema::frame::{self, Frame};
-use ringmq_schema::{admin, consume, produce, record};
+use ringmq_schema::{admin, consume, pop, produce, record};
 use std::collections::BTreeMap;
 
 macro_rules! table {
@@ -27,7 +27,7 @@ pub fn parse(frame: &Frame<'_>, intent: &Intent) -> Verdict<Reply> {
         }
         return Ok(Reply::Refused { status, message });
     }
-    if !matches!(intent, Intent::Fetch { .. }) && !frame.run.is_empty() {
+    if !matches!(intent, Intent::Fetch { .. } | Intent::Pop(_)) && !frame.run.is_empty() {
         return violation("an answer with a run that has none");
     }
     Ok(match intent {
@@ -44,7 +44,7 @@ pub fn parse(frame: &Frame<'_>, intent: &Intent) -> Verdict<Reply> {
                 |e: &consume::CommitResult| ((e.topic(), e.queue()), Status::from_code(e.status()));
             Reply::Committed(entries.map(one).collect())
         }
-        Intent::Offsets { .. } => {
+        Intent::Offsets { .. } | Intent::PopsDone { .. } => {
             let answer = table!(consume::QueryOffsetsAnswer, frame);
             Reply::Offsets(answer.queues().into_iter().flatten().map(offsets_of).collect())
         }
@@ -70,6 +70,22 @@ pub fn parse(frame: &Frame<'_>, intent: &Intent) -> Verdict<Reply> {
         Intent::Create { .. } => {
             let answer = table!(admin::TopicAnswer, frame);
             Reply::Topic(answer.topic().map(topic_seen))
+        }
+        Intent::Group => {
+            let answer = table!(admin::GroupAnswer, frame);
+            Reply::Group(answer.group().map_or(0, |group| group.id()))
+        }
+        Intent::Pop(of) => popped(frame, of.topic)?,
+        Intent::Ack { .. } => {
+            let answer = table!(pop::AckAnswer, frame);
+            let statuses = answer.statuses().into_iter().flatten();
+            Reply::Acked(statuses.map(Status::from_code).collect())
+        }
+        Intent::Change { .. } => {
+            let answer = table!(pop::ChangeInvisibleAnswer, frame);
+            let receipts = answer.receipts().into_iter().flatten();
+            let one = |c: &pop::Changed| (c.nonce(), Status::from_code(c.status()));
+            Reply::Changed(receipts.map(one).collect())
         }
         Intent::List => {
             let answer = table!(admin::ListTopicsAnswer, frame);
@@ -129,6 +145,28 @@ fn fetched(frame: &Frame<'_>) -> Verdict<Reply> {
     match all.keys().next() {
         None => Ok(Reply::Fetched(queues)),
         Some(key) => violation(format!("records of {key:?}, which the answer does not name")),
+    }
+}
+
+fn popped(frame: &Frame<'_>, topic: u32) -> Verdict<Reply> {
+    let answer = table!(pop::PopAnswer, frame);
+    let mut records = record::records(frame.run);
+    let mut popped = Vec::new();
+    for one in answer.records().into_iter().flatten() {
+        let Some(next) = records.next() else {
+            return violation(format!("{one:?} came without its record"));
+        };
+        let record = received(next)?;
+        let queue = (topic, one.queue());
+        if (record.queue, record.offset) != (queue, one.offset()) {
+            return violation(format!("{one:?} came with {record:?}"));
+        }
+        let (offset, nonce, attempt) = (one.offset(), one.nonce(), one.attempt());
+        popped.push((PoppedOne { queue, offset, nonce, attempt }, record));
+    }
+    match records.next() {
+        None => Ok(Reply::Popped(popped)),
+        Some(more) => violation(format!("more records than receipts: {more:?}")),
     }
 }
 

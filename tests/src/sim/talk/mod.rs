@@ -31,6 +31,37 @@ pub struct Entry {
     pub generation: u32,
 }
 
+/// What a pop asks for.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct PopOf {
+    pub group: u32,
+    pub topic: u32,
+    pub max_records: u32,
+    pub max_bytes: u32,
+    pub invisible_ms: u32,
+    pub wait_ms: u32,
+}
+
+/// A receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ReceiptOf {
+    pub queue: QueueKey,
+    pub offset: u64,
+    pub nonce: u64,
+}
+
+/// One message of an answer to a pop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct PoppedOne {
+    pub queue: QueueKey,
+    pub offset: u64,
+    pub nonce: u64,
+    pub attempt: u16,
+}
+
 /// What a request is for: kept until its answer comes, for the client and the oracle.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
@@ -95,6 +126,23 @@ pub enum Intent {
         topic: usize,
     },
     List,
+    /// A group is made, or known.
+    Group,
+    Pop(PopOf),
+    Ack {
+        group: u32,
+        receipts: Vec<ReceiptOf>,
+    },
+    Change {
+        group: u32,
+        receipts: Vec<ReceiptOf>,
+        ms: u32,
+    },
+    /// Up to where a group that pops is done.
+    PopsDone {
+        group: u32,
+        queues: Vec<QueueKey>,
+    },
     /// Anything whose answer is only parsed.
     Idle,
     /// Must not be answered with success.
@@ -180,15 +228,34 @@ pub struct TopicSeen {
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
 pub enum Reply {
-    Refused { status: Status, message: String },
+    Refused {
+        status: Status,
+        message: String,
+    },
     Done,
-    Produced { base: u64, records: u32, position: u64 },
+    Produced {
+        base: u64,
+        records: u32,
+        position: u64,
+    },
     Fetched(Vec<Fetched>),
     Committed(Vec<(QueueKey, Status)>),
     Offsets(Vec<OffsetsOf>),
     Found(Vec<(QueueKey, u64, Status)>),
-    Beat { group: u32, version: u64, queues: Vec<(QueueKey, u32)> },
-    Retried { dead_lettered: bool, deliver_ms: i64 },
+    Beat {
+        group: u32,
+        version: u64,
+        queues: Vec<(QueueKey, u32)>,
+    },
+    Retried {
+        dead_lettered: bool,
+        deliver_ms: i64,
+    },
     Topic(Option<TopicSeen>),
     Topics(Vec<TopicSeen>),
+    Group(u32),
+    Popped(Vec<(PoppedOne, Received)>),
+    Acked(Vec<Status>),
+    /// New nonces.
+    Changed(Vec<(u64, Status)>),
 }

@@ -1,12 +1,13 @@
 //! Requests, as clients of any language build them.
 
-use super::{Entry, Intent, QueueKey, Request, Timer, Wanted};
+use super::{Entry, Intent, PopOf, QueueKey, ReceiptOf, Request, Timer, Wanted};
 use ringmq_schema::admin::{self, TopicArgs};
 use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{self, MemberId};
 use ringmq_schema::flatbuffers::{FlatBufferBuilder, WIPOffset};
 use ringmq_schema::frame::FLAG_ONE_WAY;
 use ringmq_schema::opcode::Opcode;
+use ringmq_schema::pop as wire_pop;
 use ringmq_schema::produce::{self, Flush};
 use ringmq_schema::retry::{RetryLater, RetryLaterArgs};
 use ringmq_schema::timer::{Recall, RecallArgs};
@@ -294,6 +295,60 @@ impl Words {
         })
     }
 
+    /// A group, made when it is not there.
+    pub fn group(&mut self, name: &str) -> Request {
+        self.request(Opcode::CreateGroup, 0, false, &[], Intent::Group, |fbb| {
+            let name = Some(fbb.create_string(name));
+            let args = admin::CreateGroupArgs { name, settings: None };
+            admin::CreateGroup::create(fbb, &args)
+        })
+    }
+
+    /// Messages one by one, from the first on.
+    pub fn pop(&mut self, shard: u16, pop: PopOf) -> Request {
+        self.request(Opcode::Pop, shard, false, &[], Intent::Pop(pop), |fbb| {
+            let PopOf { group, topic, max_records, max_bytes, invisible_ms, wait_ms } = pop;
+            let args = wire_pop::PopArgs {
+                group,
+                topic,
+                start: -1,
+                max_records,
+                max_bytes,
+                invisible_ms,
+                wait_ms,
+                ..wire_pop::PopArgs::default()
+            };
+            wire_pop::Pop::create(fbb, &args)
+        })
+    }
+
+    /// They are done.
+    pub fn ack(&mut self, shard: u16, group: u32, receipts: Vec<ReceiptOf>) -> Request {
+        let wire: Vec<wire_pop::Receipt> = receipts.iter().map(receipt).collect();
+        self.request(Opcode::Ack, shard, false, &[], Intent::Ack { group, receipts }, |fbb| {
+            let receipts = Some(fbb.create_vector(&wire));
+            wire_pop::Ack::create(fbb, &wire_pop::AckArgs { group, receipts })
+        })
+    }
+
+    /// They are to come back after another time.
+    pub fn change(&mut self, shard: u16, group: u32, receipts: Vec<ReceiptOf>, ms: u32) -> Request {
+        let wire: Vec<wire_pop::Receipt> = receipts.iter().map(receipt).collect();
+        let intent = Intent::Change { group, receipts, ms };
+        self.request(Opcode::ChangeInvisible, shard, false, &[], intent, |fbb| {
+            let receipts = Some(fbb.create_vector(&wire));
+            let args = wire_pop::ChangeInvisibleArgs { group, receipts, invisible_ms: ms };
+            wire_pop::ChangeInvisible::create(fbb, &args)
+        })
+    }
+
+    /// Up to where a group that pops is done.
+    pub fn pops_done(&mut self, shard: u16, group: u32, queues: Vec<QueueKey>) -> Request {
+        let mut request = self.offsets(shard, group, queues.clone());
+        request.intent = Intent::PopsDone { group, queues };
+        request
+    }
+
     /// Figures.
     pub fn figures(&mut self, shard: u16) -> Request {
         self.request(Opcode::QueryShard, shard, false, &[], Intent::Idle, |fbb| {
@@ -327,6 +382,11 @@ pub struct Beat<'a> {
 
 fn member_id(member: u128) -> MemberId {
     MemberId::new((member >> 64) as u64, member as u64)
+}
+
+fn receipt(receipt: &ReceiptOf) -> wire_pop::Receipt {
+    let (topic, queue) = receipt.queue;
+    wire_pop::Receipt::new(topic, queue, receipt.offset, receipt.nonce)
 }
 
 fn commit_entry(entry: &Entry) -> consume::CommitEntry {

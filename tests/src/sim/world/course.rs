@@ -78,6 +78,7 @@ impl World {
             calls = None;
         }
         self.oracle.groups.recovered();
+        self.oracle.pops.recovered();
         self.up = true;
         for shard in 0..self.plan.shards {
             self.carry_out_all(shard)?;
@@ -176,7 +177,22 @@ impl World {
                 return Some(format!("{pending} delayed messages wait on shard {shard}"));
             }
         }
+        let lasts = |topic: u32| {
+            let mut live = self.oracle.topics.live();
+            live.any(|(_, id, t)| id == topic && t.name.starts_with("lasting"))
+        };
         for client in &self.clients {
+            if let Client::Popper(popper) = client {
+                for queue in queues.iter().filter(|(topic, _)| lasts(*topic)) {
+                    let ((group, done), end) =
+                        (popper.done(*queue), self.oracle.messages.end(*queue));
+                    if group == 0 || done < end {
+                        return Some(format!(
+                            "group {group} has popped {done} of {end} of {queue:?}: {popper:?}"
+                        ));
+                    }
+                }
+            }
             let Client::Member(member) = client else { continue };
             let (name, group) = member.group();
             for (_, id, topic) in self.oracle.topics.live() {

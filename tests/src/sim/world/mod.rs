@@ -13,6 +13,7 @@ mod seam;
 use crate::sim::client::admin::Admin;
 use crate::sim::client::auditor::Auditor;
 use crate::sim::client::member::Member;
+use crate::sim::client::popper::Popper;
 use crate::sim::client::producer::Producer;
 use crate::sim::client::reader::Reader;
 use crate::sim::client::vandal::Vandal;
@@ -245,6 +246,7 @@ impl World {
             let ms = self.random.between(0, 10_000_000) as i64 - 5_000_000;
             trace!(self, "the wall clock jumps by {ms} ms");
             self.clock.jump(ms);
+            self.oracle.pops.jumped();
         }
         if faults.full > 0 && self.random.once_in(faults.full) {
             let shard = self.random.below(u64::from(self.plan.shards)) as u16;
@@ -406,6 +408,7 @@ fn clients(plan: &Plan, random: &mut Random) -> Vec<Client> {
     clients.extend((0..plan.producers).map(|_| Client::Producer(Producer::new(random))));
     clients.extend((0..plan.readers).map(|_| Client::Reader(Reader::default())));
     clients.extend((0..plan.members).map(|n| Client::Member(Member::new(n, plan.topics))));
+    clients.extend((0..plan.poppers).map(|_| Client::Popper(Popper::default())));
     clients.extend((0..plan.vandals).map(|_| Client::Vandal(Vandal)));
     clients
 }

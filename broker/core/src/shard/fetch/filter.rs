@@ -41,7 +41,7 @@ const EVALUATION_WORK_MAX: u32 = 1_000_000;
 
 /// Which records of a queue a fetch wants.
 #[derive(Debug)]
-pub(super) enum Filter {
+pub(in super::super) enum Filter {
     /// Hashes of tags; the client compares the tags.
     Tags(Vec<u32>),
     Sql(Rc<Sql>),
@@ -49,7 +49,7 @@ pub(super) enum Filter {
 
 impl Filter {
     /// Whether a record may be wanted, as far as the index says.
-    pub(super) fn admits(&self, entry: &Entry) -> bool {
+    pub(in super::super) fn admits(&self, entry: &Entry) -> bool {
         match self {
             Filter::Tags(tags) => tags.contains(&entry.tag_hash),
             Filter::Sql(sql) => sql.tags.as_ref().is_none_or(|tags| tags.contains(&entry.tag_hash)),
@@ -67,9 +67,9 @@ pub(in super::super) struct Sql {
 
 /// What was seen of a record.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Judged {
-    pub(super) is_wanted: bool,
-    pub(super) work: u32,
+pub(in super::super) struct Judged {
+    pub(in super::super) is_wanted: bool,
+    pub(in super::super) work: u32,
 }
 
 impl Sql {
@@ -79,7 +79,7 @@ impl Sql {
     }
 
     /// Looks at a record, all of whose bytes are given. What comes from a disk is compared with its checksum first.
-    pub(super) fn judge(&self, bytes: &[u8], is_from_disk: bool) -> Judged {
+    pub(in super::super) fn judge(&self, bytes: &[u8], is_from_disk: bool) -> Judged {
         let strange = Judged { is_wanted: true, work: STRANGE_WORK };
         let Ok((_, Some(found))) = record::read_one(bytes, 0) else { return strange };
         if is_from_disk && found.check_payload().is_err() {

@@ -198,7 +198,12 @@ fn fate<B: Block>(
 }
 
 /// The bytes of a record in a block that was read from `start` on, if they are all there.
-fn cut<B: Block>(start: u64, block: &Rc<B>, position: u64, bytes: u32) -> Option<Slice<B>> {
+pub(super) fn cut<B: Block>(
+    start: u64,
+    block: &Rc<B>,
+    position: u64,
+    bytes: u32,
+) -> Option<Slice<B>> {
     let from = position.checked_sub(start)?;
     let end = from + u64::from(bytes);
     (end <= block.bytes().len() as u64)
@@ -207,7 +212,7 @@ fn cut<B: Block>(start: u64, block: &Rc<B>, position: u64, bytes: u32) -> Option
 
 /// Whether what was read from disk is the record that the index says (promise: no foreign byte). The
 /// payload's checksum is the consumer's to compare.
-pub(super) fn is_record<B: Block>(slice: &Slice<B>, id: QueueId, offset: u64) -> bool {
+pub(in super::super) fn is_record<B: Block>(slice: &Slice<B>, id: QueueId, offset: u64) -> bool {
     let bytes = slice.bytes();
     let Ok((end, Some(found))) = record::read_one(bytes, 0) else { return false };
     end == bytes.len()

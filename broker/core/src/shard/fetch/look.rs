@@ -6,6 +6,7 @@
 
 use super::super::Shard;
 use super::super::locate::{Located, PageName, locate, position};
+use super::super::pop::is_pop;
 use super::WORK_MAX;
 use super::filter::{Filter, InMemory};
 use super::gather::Source;
@@ -166,6 +167,12 @@ impl<M: Memory> Shard<M> {
                 }
                 is_there
             });
+        if is_pop(fetch) {
+            if !is_there && !is_old {
+                self.mend(name.base);
+            }
+            return self.pop_page(fetch, is_there || is_old, now, out);
+        }
         let Some(mut parked) = self.fetches.parked.remove(&fetch) else { return };
         parked.pages -= 1;
         if !is_there && !is_old {
@@ -220,7 +227,7 @@ impl<M: Memory> Shard<M> {
         }
     }
 
-    fn read_window(
+    pub(super) fn read_window(
         &mut self,
         start: u64,
         bytes: u64,
@@ -242,7 +249,7 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Whoever has come from the window before will want the one behind.
-    fn read_ahead(&mut self, start: u64, segment: Segment, out: &mut Outbox<M::Block>) {
+    pub(super) fn read_ahead(&mut self, start: u64, segment: Segment, out: &mut Outbox<M::Block>) {
         let next = start + WINDOW_BYTES;
         let is_sequence = start >= segment.base + WINDOW_BYTES
             && self.windows.has(start - WINDOW_BYTES)
@@ -267,6 +274,10 @@ impl<M: Memory> Shard<M> {
             self.windows.keep(start, block);
         }
         for fetch in fetches {
+            if is_pop(fetch) {
+                self.pop_block(fetch, start, result.as_ref(), now, out);
+                continue;
+            }
             let Some(mut parked) = self.fetches.parked.remove(&fetch) else { continue };
             let Some(reading) = parked.reading.take() else {
                 self.fetches.parked.insert(fetch, parked);

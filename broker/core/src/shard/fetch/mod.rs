@@ -11,9 +11,12 @@ mod filter;
 mod gather;
 mod look;
 mod parked;
+mod single;
 mod transfer;
 mod windows;
 
+pub(super) use filter::Filter;
+pub(super) use gather::is_record;
 pub(super) use parked::Fetches;
 pub(super) use windows::Windows;
 
@@ -21,7 +24,6 @@ use super::offsets::{check_count, nothing};
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::peer::{QueueId, member_of};
 use crate::seam::{Action, Memory, Now, Outbox};
-use filter::Filter;
 use gather::{Gathered, Source};
 use look::Cold;
 use parked::{Parked, Wanted};

@@ -2,6 +2,7 @@
 
 use super::super::Shard;
 use super::super::locate::PageName;
+use super::super::pop::is_pop;
 use super::filter::{Filter, Programs};
 use crate::index::Entry;
 use crate::peer::{Member, QueueId};
@@ -152,10 +153,18 @@ impl<M: Memory> Shard<M> {
         }
     }
 
-    /// More is visible, or an owner changed: these are looked at again.
-    pub(in super::super) fn wake_fetches(&mut self, woken: Vec<u64>, out: &mut Outbox<M::Block>) {
+    /// More is visible, an owner changed, or a message is done: these are looked at again.
+    pub(in super::super) fn wake_fetches(
+        &mut self,
+        woken: Vec<u64>,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
         for &fetch in &woken {
-            self.serve_parked(fetch, false, out);
+            match is_pop(fetch) {
+                true => self.serve_parked_pop(fetch, now, out),
+                false => self.serve_parked(fetch, false, out),
+            }
         }
         // Its memory serves the next time.
         if self.fetches.woken.is_empty() {

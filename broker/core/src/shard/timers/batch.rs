@@ -10,6 +10,7 @@ use crate::timer::{Key, Marks, Pulled};
 use ringmq_schema::record::{self, HEADER_BYTES, Kind, RecordHeader};
 use ringmq_schema::zerocopy::FromBytes;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// Records with a gap of at most so many bytes are read together: it costs less than a read of its own.
 const GAP_BYTES: u64 = 32 << 10;
@@ -23,6 +24,8 @@ pub(super) const TRIES: u8 = 20;
 pub(super) struct Batch {
     records: BTreeMap<Key, Staged>,
     bytes: usize,
+    /// Some came since it was last planned what to read.
+    is_fresh: bool,
 }
 
 /// One record.
@@ -40,7 +43,7 @@ pub(super) struct Staged {
 pub(super) enum State {
     Unread,
     Reading,
-    There(Box<[u8]>),
+    There(Rc<[u8]>),
     /// It is not what was written.
     Damaged,
     /// The disk does not give it.
@@ -59,11 +62,17 @@ impl Batch {
     pub(super) fn add(&mut self, timer: Pulled) {
         let Pulled { key, bytes, base } = timer;
         self.bytes += bytes as usize;
+        self.is_fresh = true;
         self.records.insert(key, Staged { base, bytes, tries: 0, state: State::Unread });
     }
 
     pub(super) fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// Whether it may be that something is to be read.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -109,6 +118,7 @@ impl Batch {
         again: bool,
         segment: impl Fn(Key, u32) -> Option<Segment>,
     ) -> Vec<Range> {
+        self.is_fresh = false;
         let mut wanted: Vec<(Key, u32, bool)> = self
             .records
             .iter()

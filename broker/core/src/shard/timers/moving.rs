@@ -63,7 +63,7 @@ impl<M: Memory> Shard<M> {
     pub(super) fn step_moving(&mut self, now: Now, out: &mut Outbox<M::Block>) -> bool {
         let Some(moving) = &self.timers.moving else { return false };
         let segment = moving.segment;
-        if !self.log.segment_of(segment.base).is_some_and(|found| found.base == segment.base) {
+        if self.log.segment_of(segment.base).is_none_or(|found| found.base != segment.base) {
             self.timers.moving = None;
             return false;
         }

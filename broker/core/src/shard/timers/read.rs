@@ -41,7 +41,7 @@ pub(super) enum Reading {
 /// A record's bytes.
 pub(super) enum Bytes<B> {
     Tail(Slice<B>),
-    Read(Box<[u8]>),
+    Read(Rc<[u8]>),
 }
 
 impl<B: Block> Bytes<B> {
@@ -113,6 +113,14 @@ impl<M: Memory> Shard<M> {
         let again = whose != Whose::Delivery
             || self.timers.retry_us.take_if(|due| *due <= now.mono_us).is_some();
         let Some(batch) = self.timers.batch(whose) else { return };
+        // The first may have been in memory when it was taken up, and be there no more.
+        let first = batch.first().map(|(key, staged)| (key, staged.bytes, &staged.state));
+        let is_stuck = first.is_some_and(|(key, bytes, state)| {
+            matches!(state, State::Unread) && log.tail.slice(key.position, bytes).is_none()
+        });
+        if !batch.is_fresh() && !again && !is_stuck {
+            return;
+        }
         let ranges = batch.plan(again, |key, bytes| {
             // What is not durable yet is in memory, or about to be.
             let is_on_disk = key.position < log.flushed();
@@ -131,7 +139,7 @@ impl<M: Memory> Shard<M> {
     /// The bytes of the first record of a batch.
     pub(super) fn take_bytes(&self, key: Key, staged: &super::batch::Staged) -> Taken<M::Block> {
         match &staged.state {
-            State::There(bytes) => Taken::There(Bytes::Read(bytes.clone())),
+            State::There(bytes) => Taken::There(Bytes::Read(Rc::clone(bytes))),
             State::Damaged | State::Failed => Taken::Lost,
             State::Unread | State::Reading => {
                 match self.log.tail.slice(key.position, staged.bytes) {

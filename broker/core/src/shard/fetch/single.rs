@@ -1,0 +1,67 @@
+//! Records one by one, for pops: from windows that were read, or by a read that others may share.
+
+use super::super::Shard;
+use super::super::locate::PageName;
+use super::gather::cut;
+use super::windows::WINDOW_BYTES;
+use crate::index::PAGE_BYTES;
+use crate::seam::{Action, BLOCK_BYTES, Memory, Outbox, Slice};
+use std::rc::Rc;
+
+impl<M: Memory> Shard<M> {
+    /// A record in what was read: in `held`, from that position on, or in a window that is kept.
+    pub(in super::super) fn read_record(
+        &mut self,
+        position: u64,
+        bytes: u32,
+        held: Option<&(u64, Rc<M::Block>)>,
+    ) -> Option<Slice<M::Block>> {
+        if let Some(slice) = held.and_then(|(start, block)| cut(*start, block, position, bytes)) {
+            return Some(slice);
+        }
+        let segment = self.log.segment_of(position)?;
+        let start = position - (position - segment.base) % WINDOW_BYTES;
+        let block = self.windows.get(start, position + u64::from(bytes))?;
+        cut(start, &block, position, bytes)
+    }
+
+    /// Begins to read the window in which a record lies, or (`alone`) no more than the record. Returns `false` when its
+    /// segment is gone.
+    pub(in super::super) fn read_record_for(
+        &mut self,
+        reader: u64,
+        position: u64,
+        bytes: u32,
+        alone: bool,
+        out: &mut Outbox<M::Block>,
+    ) -> bool {
+        let Some(segment) = self.log.segment_of(position) else { return false };
+        let grain = if alone { BLOCK_BYTES as u64 } else { WINDOW_BYTES };
+        let start = position - (position - segment.base) % grain;
+        let end = position + u64::from(bytes);
+        if alone || !self.windows.join(reader, start, end) {
+            let needed = (end - start).next_multiple_of(BLOCK_BYTES as u64);
+            self.read_window(start, needed.max(grain), segment, vec![reader], alone, out);
+        }
+        if !alone {
+            self.read_ahead(start, segment, out);
+        }
+        true
+    }
+
+    /// Begins to read pages of an index.
+    pub(in super::super) fn read_page_for(
+        &mut self,
+        reader: u64,
+        page: PageName,
+        out: &mut Outbox<M::Block>,
+    ) {
+        self.figures.index_reads += u64::from(page.count);
+        let read = self.fetches.next;
+        self.fetches.next += 1;
+        self.fetches.index_reads.insert(read, (page, reader, self.mending.changes));
+        let at = u64::from(page.page) * PAGE_BYTES as u64;
+        let bytes = page.count * PAGE_BYTES as u32;
+        out.actions.push(Action::ReadIndex { read, base: page.base, at, bytes });
+    }
+}
