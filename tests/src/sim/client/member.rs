@@ -236,8 +236,9 @@ impl Member {
                 let message_id = context.oracle.retries.send(shard, attempts);
                 let delay_ms = *context.random.pick(&[1, 50, 2_000]);
                 let dead_letter = context.random.once_in(10);
-                let back = Back { member, generation, attempts, delay_ms, dead_letter };
-                let intent = Intent::Retry { group, queue: *queue, offset: *offset, message_id };
+                let back = Back { member, attempts, delay_ms, dead_letter };
+                let (queue, offset) = (*queue, *offset);
+                let intent = Intent::Retry { group, queue, generation, offset, message_id };
                 let request = context.words.retry(shard, intent, &back);
                 context.send(request);
             }
@@ -298,7 +299,9 @@ impl Member {
                     }
                 }
             }
-            (Intent::Retry { queue, offset, .. }, reply) => self.sent_back(*queue, *offset, reply),
+            (Intent::Retry { queue, generation, offset, .. }, reply) => {
+                self.sent_back((*queue, *generation), *offset, reply);
+            }
             (Intent::Offsets { queues, .. }, _) => self.begin(context, shard, queues, reply),
             (Intent::Search { queues, .. }, _) => self.begin_at(queues, reply),
             (Intent::Commit { member, entries, .. }, Reply::Committed(results))
@@ -336,18 +339,20 @@ impl Member {
             let fails = context.phase == Phase::Living && context.random.once_in(FAILS);
             let retries = &mut context.oracle.retries;
             if fails && !record.is_broken {
-                retries.begins(group, got.queue, record.offset);
+                retries.begins((group, got.queue, generation), record.offset);
                 let failed = Failed { attempts: record.attempts + 1, sent: false };
                 owned.unfinished.insert(record.offset, failed);
             } else {
-                retries.ends(group, got.queue, record.offset);
+                retries.ends((group, got.queue, generation), record.offset);
             }
         }
     }
 
     /// What became of a message that was sent back.
-    fn sent_back(&mut self, queue: QueueKey, offset: u64, reply: &Reply) {
-        let Some(owned) = self.queues.get_mut(&queue) else { return };
+    fn sent_back(&mut self, held: (QueueKey, u32), offset: u64, reply: &Reply) {
+        let (queue, generation) = held;
+        let owned = self.queues.get_mut(&queue).filter(|owned| owned.generation == generation);
+        let Some(owned) = owned else { return };
         match reply {
             Reply::Retried { .. } => drop(owned.unfinished.remove(&offset)),
             Reply::Refused { status: Status::Fenced, .. } => {
@@ -378,14 +383,14 @@ impl Member {
         match status {
             Status::Ok => owned.next = Some(next),
             Status::OffsetOutOfRange => {
-                context.oracle.retries.passes(self.group_id, queue, min);
+                context.oracle.retries.passes((self.group_id, queue, generation), min);
                 owned.next = Some(min);
             }
             // What is damaged is left out.
             Status::Corrupt => {
                 owned.next = owned.next.map(|asked| next.max(asked + 1));
                 let below = owned.next.unwrap_or(next);
-                context.oracle.retries.passes(self.group_id, queue, below);
+                context.oracle.retries.passes((self.group_id, queue, generation), below);
             }
             Status::Fenced => {
                 self.queues.remove(&queue);

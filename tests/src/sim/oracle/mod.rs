@@ -81,7 +81,7 @@ impl Oracle {
             }
             Intent::Reset { group, entry } => {
                 self.groups.resetting(*group, entry);
-                self.retries.passes(*group, entry.queue, u64::MAX);
+                self.retries.resets(*group, entry.queue);
                 self.pops.resets(*group, entry.queue);
             }
             Intent::Offsets { group, queues } => {
@@ -141,11 +141,11 @@ impl Oracle {
                 self.committed(*group, *member, entries, results, pending.delivered, when)
             }
             (
-                Intent::Retry { group, queue, offset, message_id },
+                Intent::Retry { group, queue, generation, offset, message_id },
                 Reply::Retried { dead_lettered, deliver_ms },
             ) => {
                 self.summary.retries += 1;
-                self.retries.ends(*group, *queue, *offset);
+                self.retries.ends((*group, *queue, *generation), *offset);
                 self.retries.acknowledged(message_id, *dead_lettered, *deliver_ms)
             }
             (Intent::Reset { group, entry }, reply) => {
@@ -234,6 +234,11 @@ impl Oracle {
             Intent::Retry { message_id, .. } => self.retries.refused(message_id, status),
             _ => Ok(()),
         }
+    }
+
+    /// The last time at which anything that was delayed or sent back is due, ms.
+    pub fn last_due_ms(&self) -> i64 {
+        self.messages.last_due_ms().max(self.retries.last_due_ms(self.messages.wall_ms))
     }
 
     /// Damage may have taken the end of a queue that the auditor does not look at: a group's own.
@@ -380,7 +385,7 @@ impl Oracle {
             if *status == Status::Ok {
                 self.summary.commits += 1;
                 self.groups.accepted(group, member, entry, delivered, when)?;
-                self.retries.committed(group, entry.queue, entry.offset)?;
+                self.retries.committed((group, entry.queue, entry.generation), entry.offset)?;
             } else {
                 self.queue_refused(*queue, *status)?;
             }

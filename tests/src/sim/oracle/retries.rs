@@ -15,6 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// First half of the id of every message that is sent back.
 const MARK: [u8; 8] = *b"returned";
 
+/// Longest pause that members ask for, ms.
+const DELAY_MS_MAX: i64 = 2_000;
+
+/// A group's holding of a queue: group, queue, generation.
+pub type Held = (u32, QueueKey, u32);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Open,
@@ -36,8 +42,8 @@ struct Returned {
 #[derive(Debug, Default)]
 pub struct Retries {
     returned: Vec<Returned>,
-    /// By group and queue: what a member got and did not consume.
-    unfinished: BTreeMap<(u32, QueueKey), BTreeSet<u64>>,
+    /// What a member got and did not consume.
+    unfinished: BTreeMap<Held, BTreeSet<u64>>,
     /// Shards on which damage may have taken what waited.
     damaged: BTreeSet<u16>,
 }
@@ -118,11 +124,13 @@ impl Retries {
         Ok(())
     }
 
-    /// The last time at which one is due, ms.
-    pub fn last_due_ms(&self) -> i64 {
+    /// The last time at which one is due, ms, where the broker's wall clock never was beyond `wall_ms`.
+    pub fn last_due_ms(&self, wall_ms: i64) -> i64 {
         let due = self.returned.iter().filter_map(|returned| match returned.fate {
             Fate::Due(due_ms) => Some(due_ms),
-            _ => None,
+            // Perhaps it is stored, and its answer was lost.
+            Fate::Open => Some(wall_ms + DELAY_MS_MAX),
+            Fate::Dead | Fate::Refused => None,
         });
         due.max().unwrap_or(i64::MIN)
     }
@@ -148,30 +156,35 @@ impl Retries {
     }
 
     /// A member got a message and could not process it.
-    pub fn begins(&mut self, group: u32, queue: QueueKey, offset: u64) {
-        self.unfinished.entry((group, queue)).or_default().insert(offset);
+    pub fn begins(&mut self, held: Held, offset: u64) {
+        self.unfinished.entry(held).or_default().insert(offset);
     }
 
     /// A member consumed a message, or the broker has it back.
-    pub fn ends(&mut self, group: u32, queue: QueueKey, offset: u64) {
-        if let Some(offsets) = self.unfinished.get_mut(&(group, queue)) {
+    pub fn ends(&mut self, held: Held, offset: u64) {
+        if let Some(offsets) = self.unfinished.get_mut(&held) {
             offsets.remove(&offset);
         }
     }
 
-    /// What was below cannot be read any more, or a reset left it out.
-    pub fn passes(&mut self, group: u32, queue: QueueKey, below: u64) {
-        if let Some(offsets) = self.unfinished.get_mut(&(group, queue)) {
+    /// What was below cannot be read any more.
+    pub fn passes(&mut self, held: Held, below: u64) {
+        if let Some(offsets) = self.unfinished.get_mut(&held) {
             *offsets = offsets.split_off(&below);
         }
     }
 
+    /// The group's offset of a queue is set: whoever owns it begins anew.
+    pub fn resets(&mut self, group: u32, queue: QueueKey) {
+        self.unfinished.retain(|(of, at, _), _| (*of, *at) != (group, queue));
+    }
+
     /// A commit counts. promise: at-least-once
-    pub fn committed(&self, group: u32, queue: QueueKey, offset: u64) -> Verdict {
-        let first = self.unfinished.get(&(group, queue)).and_then(BTreeSet::first);
+    pub fn committed(&self, held: Held, offset: u64) -> Verdict {
+        let first = self.unfinished.get(&held).and_then(BTreeSet::first);
         match first.filter(|first| **first < offset) {
             Some(first) => violation(format!(
-                "group {group} committed {offset} on queue {queue:?}, and {first} is unfinished"
+                "{held:?} (group, queue, generation) committed {offset}, and {first} is unfinished"
             )),
             None => Ok(()),
         }

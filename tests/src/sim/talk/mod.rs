@@ -115,6 +115,7 @@ pub enum Intent {
     Retry {
         group: u32,
         queue: QueueKey,
+        generation: u32,
         offset: u64,
         message_id: [u8; 16],
     },

@@ -230,7 +230,7 @@ impl Words {
 
     /// A message is sent back.
     pub fn retry(&mut self, shard: u16, intent: Intent, back: &Back) -> Request {
-        let Intent::Retry { group, queue, offset, message_id } = intent else {
+        let Intent::Retry { group, queue, generation, offset, message_id } = intent else {
             unreachable!("only what is sent back is sent so")
         };
         let mut run = Vec::new();
@@ -241,7 +241,7 @@ impl Words {
             group,
             member_high: (back.member >> 64) as u64,
             member_low: back.member as u64,
-            generation: back.generation,
+            generation,
             topic: queue.0,
             queue: queue.1,
             offset,
@@ -362,7 +362,6 @@ impl Words {
 #[allow(missing_docs)]
 pub struct Back {
     pub member: u128,
-    pub generation: u32,
     pub attempts: u16,
     pub delay_ms: u64,
     pub dead_letter: bool,

@@ -31,8 +31,7 @@ impl World {
         }
         // Everything that was delayed or sent back is due in the end.
         let wall_ms = self.clock.now().wall_ms;
-        let last_ms = self.oracle.messages.last_due_ms().max(self.oracle.retries.last_due_ms());
-        let left_ms = last_ms.saturating_sub(wall_ms);
+        let left_ms = self.oracle.last_due_ms().saturating_sub(wall_ms);
         self.clock.jump(left_ms.max(0));
         self.begin(self.calm())?;
         self.settle()?;
