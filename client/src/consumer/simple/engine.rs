@@ -35,6 +35,8 @@ use tokio::task::JoinSet;
 const POLL: Duration = Duration::from_secs(15);
 /// Bytes of an answer.
 const BYTES: u32 = 4 << 20;
+/// Pause before a shard is asked again that is not ready.
+const BEGIN_PAUSE: Duration = Duration::from_millis(20);
 /// Pause when a topic has no queues anywhere.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -97,7 +99,7 @@ impl Engine {
         }
         self.places.forget();
         let places = self.places();
-        let beginning = places.iter().map(|place| self.begin(place));
+        let beginning = places.iter().map(|place| self.begin_soon(place));
         let begun = futures_util::future::join_all(beginning).await;
         // A broker that cannot be reached now begins when it can.
         let all_failed = begun.iter().all(Result::is_err);
@@ -105,6 +107,23 @@ impl Engine {
         match first {
             Some(error) if all_failed || !error.is_retryable() => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// The group begins on a shard that answers. One that does not know the topic or the group yet is about to.
+    async fn begin_soon(&self, place: &Place) -> Result<u32> {
+        let deadline = Instant::now() + self.asker.limit;
+        loop {
+            match self.begin(place).await {
+                Err(error)
+                    if error.is_retryable()
+                        && error.kind() != ErrorKind::Unreachable
+                        && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(error.retry_after().unwrap_or(BEGIN_PAUSE)).await;
+                }
+                ended => return ended,
+            }
         }
     }
 
