@@ -190,7 +190,9 @@ fn a_live_group_is_reset_and_nothing_committed_before_counts() {
             assert_eq!(moved.len(), 2);
             until("the group goes on where it was set", async || seen.all().len() >= expected)
                 .await;
-            ringmq_tests::say(format_args!("reset to {to:?}: noticed after {:?}", begun.elapsed()));
+            let noticed = begun.elapsed();
+            ringmq_tests::say(format_args!("reset to {to:?}: noticed after {noticed:?}"));
+            assert!(noticed < NOTICE * 10, "far beyond what a busy machine explains: {noticed:?}");
             until("it holds its queues again", async || consumer.positions().len() == 2).await;
             until("positions are at the end", async || {
                 consumer.positions().iter().map(|(_, position)| position).sum::<u64>() == 210
@@ -556,7 +558,10 @@ fn queues_stay_with_who_comes_back_and_go_from_who_leaves_or_dies() {
         until("it has all", async || first.queues().len() == 4).await;
         let second = Client::connect(site.namesrv()).await.unwrap();
         let other = member(&second, "billing", "orders", &seen).await;
-        until("they share", async || first.queues().len() == 2 && other.queues().len() == 2).await;
+        // Queues of the retry topic count as well: three of six each.
+        let shares = || 1 <= first.queues().len() && first.queues().len() <= 3;
+        until("they share", async || shares() && first.queues().len() + other.queues().len() == 4)
+            .await;
 
         // A clean stop moves them at once.
         let begun = Instant::now();
@@ -572,7 +577,7 @@ fn queues_stay_with_who_comes_back_and_go_from_who_leaves_or_dies() {
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        until("they share", async || first.queues().len() == 2).await;
+        until("they share", async || shares()).await;
         child.kill().unwrap();
         child.wait().unwrap();
         let begun = Instant::now();
@@ -588,8 +593,10 @@ fn queues_stay_with_who_comes_back_and_go_from_who_leaves_or_dies() {
 
     // A broker that is killed and comes back: the member reconnects and keeps its queues under their generations.
     let generations = async |client: &Client| {
-        let group = client.admin().describe_group("billing").await.unwrap();
-        let owned = group.members.into_iter().flat_map(|member| member.queues);
+        // While the broker is away there is none.
+        let group = client.admin().describe_group("billing").await;
+        let members = group.map_or_else(|_| Vec::new(), |group| group.members);
+        let owned = members.into_iter().flat_map(|member| member.queues);
         let mut all: Vec<_> = owned.map(|owned| (owned.queue, owned.generation)).collect();
         all.retain(|(queue, _)| !queue.topic.starts_with('%'));
         all.sort();
@@ -605,12 +612,13 @@ fn queues_stay_with_who_comes_back_and_go_from_who_leaves_or_dies() {
     });
     let site = site.kill_with_damage(|| {});
     runtime.block_on(async {
+        let mut after = Vec::new();
         until("it is back", async || {
-            let group = client.admin().describe_group("billing").await;
-            group.is_ok_and(|group| group.members.iter().any(|m| m.queues.len() >= 4))
+            after = generations(&client).await;
+            after.len() == 4
         })
         .await;
-        assert_eq!(generations(&client).await, before);
+        assert_eq!(after, before);
         client.shutdown(CLOSING).await.unwrap();
     });
     site.end();
