@@ -1,6 +1,6 @@
 //! Every member gets every message; offsets lie in a file.
 
-use super::{CLOSING, Seen, member, numbered, send, topic, until};
+use super::{CLOSING, Seen, numbered, send, topic, until};
 use ringmq::{Client, ConsumeFrom, ErrorKind, Filter, GroupSpec, PushConsumer};
 use ringmq_tests::site::Site;
 use std::convert::Infallible;

@@ -12,7 +12,7 @@ fn lag_is_exact_behind_filters_and_says_who_and_since_when() {
         topic(&client, "orders", 2).await;
         let producer = client.producer("tests").build().await.unwrap();
         let tagged = |n: u32| {
-            let tag = if n % 5 == 0 { "paid" } else { "open" };
+            let tag = if n.is_multiple_of(5) { "paid" } else { "open" };
             Message::new("orders", vec![b'x'; 300]).tag(tag).property("n", n.to_string())
         };
         send_all(&producer, (0..5000).map(tagged)).await;

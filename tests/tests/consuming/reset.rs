@@ -53,7 +53,10 @@ fn a_live_group_is_reset_and_nothing_committed_before_counts() {
         // One queue alone.
         seen.clear();
         let queue = end.keys().next().unwrap().clone();
-        let one = admin.reset_queues("billing", &[queue.clone()], SeekTo::First).await.unwrap();
+        let one = admin
+            .reset_queues("billing", std::slice::from_ref(&queue), SeekTo::First)
+            .await
+            .unwrap();
         assert_eq!(one, [(queue.clone(), 0)]);
         let in_it = bounds(&client, "orders").await[&queue].1 as usize;
         until("that queue comes again", async || seen.all().len() >= in_it).await;

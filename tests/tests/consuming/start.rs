@@ -1,6 +1,6 @@
 //! Where a new group starts, and that its members subscribe alike.
 
-use super::{CLOSING, Seen, a_moment, committed, member, numbered, send, topic, until};
+use super::{CLOSING, Seen, a_moment, member, numbered, send, topic, until};
 use ringmq::{ConsumeFrom, ErrorKind, Filter};
 use ringmq_tests::site::Site;
 use std::convert::Infallible;
