@@ -11,7 +11,7 @@
 //! Invariants:
 //! - the file is replaced as a whole: written beside, synced, renamed, and the folder synced, so that a crash leaves
 //!   the old one or the new one;
-//! - one consumer has it at a time: it holds a lock on a file beside it for as long as it lives;
+//! - one consumer has it at a time: it holds a lock on a file beside it until it is closed;
 //! - an offset counts only for the topic that it was noted for, not for another of the same name.
 
 use super::feed::Commit;
@@ -37,8 +37,8 @@ pub(super) struct LocalOffsets {
     path: PathBuf,
     group: String,
     known: Mutex<Known>,
-    /// Held while the file is written; what is locked is the file beside it.
-    writing: Mutex<File>,
+    /// Held while the file is written; in it the lock, `None` once the consumer was closed.
+    writing: Mutex<Option<File>>,
 }
 
 /// Where the offsets of a group's instance are when the user does not say: in the user's state directory.
@@ -100,9 +100,17 @@ impl LocalOffsets {
         })
     }
 
+    /// Writes no more; another consumer may have the file.
+    pub(super) fn close(&self) {
+        *self.writing.lock().expect("nothing panics with it locked") = None;
+    }
+
     fn write(&self) -> io::Result<()> {
         // One after another, each with the newest that is known.
-        let _writing = self.writing.lock().expect("nothing panics with it locked");
+        let writing = self.writing.lock().expect("nothing panics with it locked");
+        if writing.is_none() {
+            return Err(io::Error::other("the consumer was closed"));
+        }
         let text = {
             let known = self.known.lock().expect("nothing panics with it locked");
             to_text(&self.group, &known)
@@ -166,7 +174,7 @@ fn open(path: PathBuf, group: String) -> Result<LocalOffsets> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Known::new(),
         Err(error) => return Err(failed("the offsets cannot be read", error)),
     };
-    let (known, writing) = (Mutex::new(known), Mutex::new(lock));
+    let (known, writing) = (Mutex::new(known), Mutex::new(Some(lock)));
     Ok(LocalOffsets { path, group, known, writing })
 }
 

@@ -356,7 +356,11 @@ impl Reader {
             committed
         };
         let group = self.settings.group.as_str();
-        match tokio::time::timeout(left, ending).await {
+        let ended = tokio::time::timeout(left, ending).await;
+        if let Some(local) = &self.settings.local {
+            local.close();
+        }
+        match ended {
             Ok(committed) if idle => committed,
             Ok(_) => {
                 let text = format!("listener calls did not end within {limit:?}");
