@@ -32,7 +32,10 @@ impl World {
         // Everything that was delayed or sent back is due in the end.
         let wall_ms = self.clock.now().wall_ms;
         let left_ms = self.oracle.last_due_ms().saturating_sub(wall_ms);
-        self.clock.jump(left_ms.max(0));
+        if left_ms > 0 {
+            self.clock.jump(left_ms);
+            self.oracle.pops.jumped();
+        }
         self.begin(self.calm())?;
         self.settle()?;
         // Time for a flush.
