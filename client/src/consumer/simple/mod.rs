@@ -112,7 +112,19 @@ impl SimpleConsumer {
     /// Acknowledges several messages; returns how that went, in their order.
     #[must_use = "a message that was not acknowledged comes back"]
     pub async fn ack_batch(&self, messages: impl IntoIterator<Item = Received>) -> Vec<Result<()>> {
-        futures_util::future::join_all(messages.into_iter().map(Received::ack)).await
+        let messages: Vec<Received> = messages.into_iter().collect();
+        // Messages of one answer lie side by side.
+        let runs = messages.chunk_by(|a, b| Arc::ptr_eq(&a.place, &b.place));
+        let acknowledging: Vec<_> = runs.map(|run| self.ack_run(run)).collect();
+        futures_util::future::join_all(acknowledging).await.into_iter().flatten().collect()
+    }
+
+    async fn ack_run(&self, run: &[Received]) -> Vec<Result<()>> {
+        let Some(Received { place, group_id, .. }) = run.first() else { return Vec::new() };
+        let receipts = run.iter().map(|message| message.receipt).collect();
+        let done = self.shared.engine.receipts.ack(place, *group_id, receipts).await;
+        let named = done.into_iter().zip(run);
+        named.map(|(done, message)| done.map_err(|e| e.on(message.name()))).collect()
     }
 
     /// Stops receiving, and gives back at once what was received ahead and not handed on. Messages that were handed on

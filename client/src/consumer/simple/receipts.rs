@@ -25,7 +25,16 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Address, shard and group id.
 type Line = (Arc<str>, u16, u32);
-type Waiting = Vec<(Receipt, oneshot::Sender<Result<()>>)>;
+/// Statuses in the order of the receipts, and whether no request before may have had its effect.
+type Answered = Result<(Vec<u16>, bool)>;
+
+/// Receipts that go together, and who waits for them.
+struct Batch {
+    receipts: Vec<Receipt>,
+    answer: oneshot::Sender<Answered>,
+}
+
+type Waiting = Vec<Batch>;
 
 /// See the module.
 pub(super) struct Receipts {
@@ -40,27 +49,45 @@ impl Receipts {
         Receipts { pool, limit, lines: Arc::default() }
     }
 
-    /// Acknowledges a message.
-    pub(super) async fn ack(&self, message: &Received) -> Result<()> {
-        let Place { address, shard, .. } = &*message.place;
-        let answered =
-            self.enqueue((Arc::clone(address), *shard, message.group_id), message.receipt);
-        answered.await.unwrap_or_else(|_| Err(Error::closed("acknowledge")))
+    /// Acknowledges messages of one place and group; returns how that went, in their order.
+    pub(super) async fn ack(
+        &self,
+        place: &Place,
+        group_id: u32,
+        receipts: Vec<Receipt>,
+    ) -> Vec<Result<()>> {
+        let count = receipts.len();
+        let answered = self.enqueue(place, group_id, receipts).await;
+        match answered.unwrap_or_else(|_| Err(Error::closed(ACKNOWLEDGE))) {
+            Ok((statuses, is_certain)) => {
+                let missing = Status::Internal.code();
+                let status = |at: usize| statuses.get(at).copied().unwrap_or(missing);
+                (0..count).map(|at| outcome(ACKNOWLEDGE, status(at), is_certain)).collect()
+            }
+            Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
+        }
     }
 
     /// Acknowledges a message of which nobody wants to know any more.
     pub(super) fn ack_unseen(&self, place: &Place, group_id: u32, receipt: Receipt) {
-        drop(self.enqueue((Arc::clone(&place.address), place.shard, group_id), receipt));
+        drop(self.enqueue(place, group_id, vec![receipt]));
     }
 
-    fn enqueue(&self, line: Line, receipt: Receipt) -> oneshot::Receiver<Result<()>> {
+    fn enqueue(
+        &self,
+        place: &Place,
+        group_id: u32,
+        receipts: Vec<Receipt>,
+    ) -> oneshot::Receiver<Answered> {
+        let line: Line = (Arc::clone(&place.address), place.shard, group_id);
         let (answer, answered) = oneshot::channel();
+        let batch = Batch { receipts, answer };
         let mut lines = self.lines.lock().expect("nothing panics with it locked");
         if let Some(waiting) = lines.get_mut(&line) {
-            waiting.push((receipt, answer));
+            waiting.push(batch);
             return answered;
         }
-        lines.insert(line.clone(), vec![(receipt, answer)]);
+        lines.insert(line.clone(), vec![batch]);
         let (pool, limit, lines) = (Arc::clone(&self.pool), self.limit, Arc::clone(&self.lines));
         tokio::spawn(async move {
             // What is acknowledged in the same turn goes together.
@@ -127,7 +154,14 @@ fn key(address: &Arc<str>, shard: u16) -> Key {
 fn take(lines: &Mutex<HashMap<Line, Waiting>>, line: &Line) -> Option<Waiting> {
     let mut lines = lines.lock().expect("nothing panics with it locked");
     let waiting = lines.get_mut(line)?;
-    let rest = waiting.split_off(waiting.len().min(RECEIPTS_MAX));
+    let mut count = 0;
+    let mut fits = |batch: &&Batch| {
+        count += batch.receipts.len();
+        count <= RECEIPTS_MAX
+    };
+    // One that is too long by itself is refused by the broker, and says so.
+    let together = waiting.iter().take_while(|batch| fits(batch)).count().max(1).min(waiting.len());
+    let rest = waiting.split_off(together);
     let first = std::mem::replace(waiting, rest);
     if first.is_empty() {
         lines.remove(line);
@@ -140,30 +174,23 @@ fn take(lines: &Mutex<HashMap<Line, Waiting>>, line: &Line) -> Option<Waiting> {
 const ACKNOWLEDGE: &str = "acknowledge";
 
 async fn send(pool: &Pool, limit: Duration, line: &Line, waiting: Waiting) {
-    let receipts: Vec<Receipt> = waiting.iter().map(|(receipt, _)| *receipt).collect();
-    match ask_ack(pool, limit, line, &receipts).await {
-        Ok((statuses, is_certain)) => {
-            for (at, (_, answer)) in waiting.into_iter().enumerate() {
-                let status = statuses.get(at).copied().unwrap_or(Status::Internal.code());
-                // Whoever asked may have gone.
-                let _ = answer.send(outcome(ACKNOWLEDGE, status, is_certain));
-            }
-        }
-        Err(error) => {
-            for (_, answer) in waiting {
-                let _ = answer.send(Err(error.clone()));
-            }
-        }
+    let all = waiting.iter().flat_map(|batch| &batch.receipts);
+    let receipts: Vec<Receipt> = all.copied().collect();
+    let answered = ask_ack(pool, limit, line, &receipts).await;
+    let mut at = 0;
+    for Batch { receipts, answer } in waiting {
+        let of = at..at + receipts.len();
+        at = of.end;
+        let part = answered.as_ref().map(|(statuses, is_certain)| {
+            (statuses.get(of).unwrap_or_default().to_vec(), *is_certain)
+        });
+        // Whoever asked may have gone.
+        let _ = answer.send(part.map_err(Error::clone));
     }
 }
 
 /// Returns the statuses, and whether no request before may have had its effect.
-async fn ask_ack(
-    pool: &Pool,
-    limit: Duration,
-    line: &Line,
-    receipts: &[Receipt],
-) -> Result<(Vec<u16>, bool)> {
+async fn ask_ack(pool: &Pool, limit: Duration, line: &Line, receipts: &[Receipt]) -> Answered {
     let mut tries = Tries::new(ACKNOWLEDGE);
     loop {
         match ask_ack_once(pool, limit, line, receipts).await {

@@ -39,8 +39,9 @@ impl Received {
     /// Acknowledges it: it is done for the group. [`crate::ErrorKind::BadReceipt`] says that its time was over and
     /// somebody else has it.
     pub async fn ack(self) -> Result<()> {
-        let done = self.engine.receipts.ack(&self).await;
-        done.map_err(|error| error.on(self.name()))
+        let receipts = vec![self.receipt];
+        let mut done = self.engine.receipts.ack(&self.place, self.group_id, receipts).await;
+        done.pop().unwrap_or(Ok(())).map_err(|error| error.on(self.name()))
     }
 
     /// Keeps it from the other members for so long from now on; up to 12 h.
@@ -72,7 +73,7 @@ impl Received {
         self.until.saturating_duration_since(Instant::now())
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{} offset {}", self.record.queue(), self.record.offset())
     }
 }
