@@ -258,7 +258,7 @@ fn a_stream_gets_what_is_sent_while_it_waits_and_only_what_its_filter_wants() {
         let producer = client.producer("sender").build().await.unwrap();
         let sending = async {
             let message = |n: u32| {
-                let tag = if n % 2 == 0 { "paid" } else { "refunded" };
+                let tag = if n.is_multiple_of(2) { "paid" } else { "refunded" };
                 Message::new("orders", n.to_string()).tag(tag)
             };
             send_all(&producer, (100..300).map(message)).await;
