@@ -169,6 +169,11 @@ impl Pops {
         self.jumped = true;
     }
 
+    /// The wall clock is set between two lives: what is held may come back at once.
+    pub fn jumped_between(&mut self) {
+        self.held.values_mut().for_each(|held| held.until_us = 0);
+    }
+
     /// A life ended. Records of pops are flushed like ASYNC messages: power takes those younger than `interval_us`.
     pub fn crashed(&mut self, kind: CrashKind, now_us: u64, interval_us: Option<u64>) {
         let jumped = std::mem::take(&mut self.jumped);

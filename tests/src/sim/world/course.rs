@@ -34,7 +34,7 @@ impl World {
         let left_ms = self.oracle.last_due_ms().saturating_sub(wall_ms);
         if left_ms > 0 {
             self.clock.jump(left_ms);
-            self.oracle.pops.jumped();
+            self.oracle.pops.jumped_between();
         }
         self.begin(self.calm())?;
         self.settle()?;
