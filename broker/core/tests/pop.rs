@@ -397,7 +397,7 @@ fn a_message_that_cannot_be_read_is_said_and_does_not_stop_another_queue() {
         desk.handle(Input::TurnEnd);
     }
     let mut desk = Desk::open(config(), desk.files.deep_copy());
-    desk.unreadable = vec![0..200_000];
+    desk.unreadable.push(0..200_000);
     let ask = Asked::new(group, topic);
     let readable = ask.take(&mut desk);
     assert_eq!(attempts(&readable), [(1, 1)]);
