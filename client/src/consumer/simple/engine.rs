@@ -52,14 +52,14 @@ pub(super) struct Engine {
     changed: Notify,
 }
 
-/// Where the connection to a shard is, or is being made.
-type Slot = tokio::sync::Mutex<Option<Arc<Connection>>>;
+/// A connection, or room for one; locked while it is opened.
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;
 
 #[derive(Default)]
 struct State {
     ready: VecDeque<Received>,
     /// Connections of our own: closing them ends the long polls that are parked.
-    connections: HashMap<(Arc<str>, u16), Arc<Slot>>,
+    connections: HashMap<(Arc<str>, u16), Slot>,
     /// Places where the group has begun, and the group's number there.
     begun: HashMap<PlaceKey, u32>,
     parked: HashSet<PlaceKey>,
