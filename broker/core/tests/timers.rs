@@ -364,7 +364,8 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> World {
-        let (retention_ms, hole_bytes_min) = if seed.is_multiple_of(2) { (0, 0) } else { (3_000, 8 << 10) };
+        let (retention_ms, hole_bytes_min) =
+            if seed.is_multiple_of(2) { (0, 0) } else { (3_000, 8 << 10) };
         let config = ShardConfig { retention_ms, hole_bytes_min, ..config() };
         let mut desk = Desk::open(config.clone(), Files::default());
         let topic = desk.create_topic("orders", 1);

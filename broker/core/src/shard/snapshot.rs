@@ -181,7 +181,11 @@ impl<M: Memory> Shard<M> {
                 let mut slice = Slice::behind();
                 let first = QueueId { topic: 0, queue: 0 };
                 let mut next = Next::Pops((0, first), None);
-                for (key, bytes) in self.timers.marks.behind(after) {
+                // One that was taken back is as good as over. Replay may have forgotten by now that it was: it knew
+                // of nothing behind before this slice.
+                let marks = &self.timers.marks;
+                for (key, bytes) in marks.behind(after).filter(|(key, _)| !marks.is_recalled(*key))
+                {
                     slice.add_behind(key, bytes);
                     if slice.payload().len() >= SLICE_BYTES {
                         next = Next::Behind(Some(key));
