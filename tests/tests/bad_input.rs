@@ -267,9 +267,11 @@ fn names_and_messages_outside_the_rules() {
     refused(&send(&good[..good.len() - 8], 1), Status::BadRecord, &["ends inside"]);
     refused(&send(&run(topic, 5, &[vec![1]]), 1), Status::BadRecord, &["another topic or queue"]);
     let mut delayed = Vec::new();
-    let spec = MessageSpec { body: b"x", deliver_ms: 5, ..MessageSpec::default() };
+    let spec = MessageSpec { body: b"x", deliver_ms: i64::MAX, ..MessageSpec::default() };
     RecordBuilder::new().append(&mut delayed, topic, 0, &spec).unwrap();
-    refused(&send(&delayed, 1), Status::Unsupported, &["delayed"]);
+    refused(&send(&delayed, 1), Status::BadRecord, &["40 days"]);
+    let mixed = [&good[..], &delayed[..]].concat();
+    refused(&send(&mixed, 2), Status::BadRecord, &["delayed messages or others"]);
     broker.goes_on();
 }
 
