@@ -391,7 +391,7 @@ fn quickstart_checks_everything_and_cleans_up() {
 fn an_interrupted_quickstart_cleans_up() {
     let directory = directory();
     let mut child = ringmq()
-        .args(["quickstart", "--count", "100000000", "--size", "64", "--dir"])
+        .args(["quickstart", "--count", "20000000", "--size", "64", "--dir"])
         .arg(directory.path())
         .stderr(Stdio::piped())
         .spawn()
