@@ -157,11 +157,7 @@ impl<M: Memory> Shard<M> {
             let payload = state::write_offsets(moved);
             self.log.append_state(Kind::Offsets, &payload, durable, now, out)
         };
-        if !asker.one_way {
-            let mut bytes = Vec::with_capacity(128 + results.len() * 12);
-            self.frames.answer(&mut bytes, asker.opcode, asker.correlation, 0, build);
-            self.waiting.push(end, durable, Then::Answer(asker, bytes));
-        }
+        self.answer_at(end, durable, asker, build);
     }
 
     pub(super) fn check_group(&self, group: u32) -> Handled {

@@ -7,7 +7,6 @@
 //! - a group's retry topic and dead-letter topic have one queue on each shard, so nothing crosses shards.
 
 use super::timers::Delays;
-use super::waiting::Then;
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::peer::{PeerMessage, QueueId};
 use crate::seam::{Memory, Now, Outbox};
@@ -58,12 +57,10 @@ impl<M: Memory> Shard<M> {
                 self.append_timers(&record, true, now, out)
             }
         };
-        let mut answer = Vec::with_capacity(128);
-        self.frames.answer(&mut answer, asker.opcode, asker.correlation, 0, |fbb| {
+        // promise: ack-is-durable
+        self.answer_at(end, true, asker, |fbb| {
             RetryLaterAnswer::create(fbb, &RetryLaterAnswerArgs { dead_lettered, deliver_ms })
         });
-        // promise: ack-is-durable
-        self.waiting.push(end, true, Then::Answer(asker, answer));
         match dead_lettered {
             true => self.figures.dead_letters += 1,
             false => self.figures.retries += 1,

@@ -5,6 +5,7 @@ use crate::hole::Hole;
 use crate::peer::{Ownership, PeerMessage, WholeRegistry};
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
 use ringmq_schema::error::Status;
+use ringmq_schema::flatbuffers::{FlatBufferBuilder, WIPOffset};
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::placement::shard_of_group;
 use ringmq_schema::produce::{ProduceAnswer, ProduceAnswerArgs, SendStatus};
@@ -89,6 +90,22 @@ impl Waiting {
 const FLUSH_TIMEOUT_US: u64 = 5_000_000;
 
 impl<M: Memory> Shard<M> {
+    /// Answers when the log is durable up to `end`, or, without `durable`, when the device has taken it.
+    pub(super) fn answer_at<T>(
+        &mut self,
+        end: u64,
+        durable: bool,
+        asker: Asker,
+        build: impl FnOnce(&mut FlatBufferBuilder<'static>) -> WIPOffset<T>,
+    ) {
+        if asker.one_way {
+            return;
+        }
+        let mut bytes = Vec::with_capacity(256);
+        self.frames.answer(&mut bytes, asker.opcode, asker.correlation, 0, build);
+        self.waiting.push(end, durable, Then::Answer(asker, bytes));
+    }
+
     /// Follows up on whatever is written or durable now.
     pub(super) fn answer_waiting(&mut self, now: Now, out: &mut Outbox<M::Block>) {
         if self.log.failed().is_some() {

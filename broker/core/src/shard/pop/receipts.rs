@@ -4,7 +4,6 @@
 //! - an acknowledgement is answered when the device has taken its record: it survives kill -9;
 //! - a receipt counts until the message is handed out again, or its receipt is renewed.
 
-use super::super::waiting::Then;
 use super::{Asker, Handled, OpWriter, Shard, read, refuse};
 use crate::peer::QueueId;
 use crate::pop::{Flight, Flights, Op};
@@ -169,8 +168,6 @@ impl<M: Memory> Shard<M> {
             return self.answer(asker, out, build);
         }
         let end = self.log.append_state(Kind::Pop, &ops.finish(), false, now, out);
-        let mut bytes = Vec::with_capacity(256);
-        self.frames.answer(&mut bytes, asker.opcode, asker.correlation, 0, build);
-        self.waiting.push(end, false, Then::Answer(asker, bytes));
+        self.answer_at(end, false, asker, build);
     }
 }
