@@ -8,6 +8,7 @@
 use super::batch::Batch;
 use super::read::{Taken, Whose};
 use super::{Head, Key};
+use crate::peer::QueueId;
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
 use crate::shard::waiting::Then;
 use crate::shard::{Asker, Handled, Refuse, Shard, read, refuse};
@@ -219,9 +220,11 @@ impl<M: Memory> Shard<M> {
         if let Err(refused) = self.check_writing() {
             return Ended::Refused(refused);
         }
-        let payload = state::write_timer(key.due_ms, key.position);
+        let id = QueueId { topic: wanted.topic, queue: wanted.queue };
+        let payload = state::write_timer(key.due_ms, key.position, id);
         let end = self.log.append_state(Kind::TimerEnd, &payload, true, now, out);
         self.timers.marks.recall(key);
+        self.timers.delayed.end(id);
         self.timers.sources.ended(wanted.base, end);
         self.figures.timers_recalled += 1;
         let mut bytes = Vec::new();

@@ -2,6 +2,7 @@
 
 use super::Key;
 use super::deliver::patch_timer;
+use crate::peer::QueueId;
 use crate::seam::{Memory, Now, Outbox};
 use crate::shard::{Handled, Refuse, Shard, refuse};
 use ringmq_schema::error::Status;
@@ -86,6 +87,8 @@ impl<M: Memory> Shard<M> {
             let position = first + found.at as u64;
             let key = Key { due_ms: found.header.deliver_ms.get(), position };
             self.set_timer(key, found.header.prefix.length.get());
+            let (topic, queue) = (found.header.topic.get(), found.header.queue.get());
+            self.timers.delayed.set(QueueId { topic, queue });
         }
         (first, end)
     }
