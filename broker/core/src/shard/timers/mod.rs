@@ -17,6 +17,7 @@ mod deliver;
 mod jobs;
 mod moving;
 mod read;
+mod recall;
 mod set;
 
 use super::Shard;
