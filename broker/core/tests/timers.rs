@@ -377,8 +377,7 @@ fn one_that_moved_is_found_among_many_that_are_due_then() {
 #[test]
 fn what_was_taken_back_behind_the_mark_stays_so_whenever_a_snapshot_is_written() {
     for slices in 0..24 {
-        let config = ShardConfig { snapshot_bytes: 64 << 10, ..config() };
-        let mut desk = Desk::open(config.clone(), Files::default());
+        let mut desk = Desk::open(config(), Files::default());
         let topic = desk.create_topic("orders", 1);
         // The mark, and the clock set back behind it.
         let start = desk.now.wall_ms;
@@ -390,12 +389,14 @@ fn what_was_taken_back_behind_the_mark_stays_so_whenever_a_snapshot_is_written()
         let positions = send(&mut desk, topic, &[soon, later], 100);
         assert_eq!(recall(&mut desk, topic, later.0, later.1, positions[1]), Status::Ok);
         let before = desk.shard.figures().snapshots;
-        while desk.shard.figures().snapshots == before {
-            let run = run(topic, 0, 1 << 40, 1, 1500);
-            desk.produce(topic, 0, &run, 1, Flush::Sync);
-            desk.hold_writes = true;
+        let more = |desk: &mut Desk| {
+            desk.produce(topic, 0, &run(topic, 0, 1 << 40, 1, 1500), 1, Flush::Sync);
             desk.handle(ringmq_core::Input::TurnEnd);
-            desk.finish_writes();
+        };
+        // One slice for each input from here on.
+        desk.hold_writes = true;
+        while desk.shard.figures().snapshots == before {
+            more(&mut desk);
         }
         for _ in 0..slices {
             desk.handle(ringmq_core::Input::TurnEnd);
@@ -406,9 +407,15 @@ fn what_was_taken_back_behind_the_mark_stays_so_whenever_a_snapshot_is_written()
         desk.hold_writes = false;
         desk.finish_writes();
         pass(&mut desk, 1_000);
+        // Recovery begins with the snapshot that the first unit of the last segment names.
+        let segments = desk.files.0.borrow().len();
+        while desk.files.0.borrow().len() < segments + 2 {
+            more(&mut desk);
+        }
+        assert_eq!(desk.shard.figures().snapshots, before + 1);
         let mut next = 0;
         fetch(&mut desk, topic, &mut next);
-        let mut desk = reopen(desk, config, false);
+        let mut desk = reopen(desk, config(), false);
         pass(&mut desk, 20_000);
         let arrived = fetch(&mut desk, topic, &mut next);
         assert_eq!(arrived, [], "after {slices} slices");

@@ -10,20 +10,20 @@ use std::time::{Duration, SystemTime};
 /// Where to reset offsets to.
 pub type ResetTo = SeekTo;
 
-/// What messages a topic takes.
+/// What messages a topic takes. One that does not fit is refused by the broker: [`ErrorKind::Invalid`](crate::ErrorKind).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MessageType {
     /// Any.
     Unspecified,
-    /// Ordinary ones.
+    /// Ordinary ones: without a delivery time. A message group chooses their queue.
     #[default]
     Normal,
-    /// With a message group.
+    /// With a message group, and without a delivery time.
     Fifo,
-    /// With a delivery time.
+    /// With a delivery time: [`Message::deliver_after`](crate::Message::deliver_after).
     Delay,
-    /// Of transactions.
+    /// Of transactions: without a delivery time.
     Transaction,
 }
 

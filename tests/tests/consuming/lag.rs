@@ -1,7 +1,9 @@
 //! How far a group is behind.
 
 use super::{CLOSING, a_moment, poll_all, topic, until};
-use ringmq::{Client, ConsumeFrom, Filter, GroupLag, GroupSpec, LagBounds, Message};
+use ringmq::{
+    Client, ConsumeFrom, Filter, GroupLag, GroupSpec, LagBounds, Message, MessageType, TopicSpec,
+};
 use ringmq_tests::server::PATIENCE;
 use ringmq_tests::site::{Site, send_all};
 use std::time::{Duration, Instant};
@@ -67,7 +69,7 @@ async fn total(client: &Client, group: &str) -> [u64; 5] {
     [all.messages, all.ready, all.in_flight, all.delayed, all.retrying]
 }
 
-async fn until_total(client: &Client, group: &str, expected: [u64; 5]) {
+pub(super) async fn until_total(client: &Client, group: &str, expected: [u64; 5]) {
     let begun = Instant::now();
     loop {
         let found = total(client, group).await;
@@ -86,7 +88,8 @@ fn lag_is_counted_to_the_last_message() {
     let site = Site::new(folder.path(), &[]);
     let day = Duration::from_secs(86_400);
     let popped: u64 = site.run(async |client| {
-        topic(&client, "orders", 2).await;
+        let spec = TopicSpec::new("orders").queues(2).message_type(MessageType::Unspecified);
+        client.admin().create_topic(spec).await.unwrap();
         let producer = client.producer("tests").build().await.unwrap();
         send_all(&producer, (0..MESSAGES).map(numbered_message)).await;
         let later = |n| Message::new("orders", "later").property("n", n).deliver_after(day);

@@ -23,6 +23,7 @@ mod retry;
 mod sealing;
 mod snapshot;
 mod timers;
+mod types;
 mod waiting;
 
 pub use lag::GroupLag;

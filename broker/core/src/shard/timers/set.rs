@@ -30,6 +30,16 @@ impl Delays {
         self.delayed += 1;
     }
 
+    /// How many have none.
+    pub(in super::super) fn plain(&self) -> u32 {
+        self.plain
+    }
+
+    /// How many have one.
+    pub(in super::super) fn delayed(&self) -> u32 {
+        self.delayed
+    }
+
     /// Whether the run waits; it is refused when it is neither all delayed nor not at all, or for too long.
     pub(in super::super) fn check(&self, delay_ms_max: u64, now: Now) -> Result<bool, Refuse> {
         if self.delayed == 0 {
