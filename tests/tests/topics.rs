@@ -344,7 +344,7 @@ fn a_topic_takes_messages_of_its_type_only() {
             let name = format!("of-{message_type}");
             let spec = TopicSpec::new(&name).queues(2).message_type(message_type);
             client.admin().create_topic(spec).await.unwrap();
-            let plain = || Message::new(&name, "x");
+            let plain = || Message::new(name.as_str(), "x");
             let delayed = || plain().deliver_after(hour);
             let messages = [plain(), plain().group("g"), delayed(), delayed().group("g")];
             for (number, (message, is_taken)) in messages.into_iter().zip(takes).enumerate() {
