@@ -7,6 +7,7 @@
 //! - nothing above a queue's high watermark is handed out (promise: prefix);
 //! - per group and queue, and in all, a bounded number of messages is in flight (promise: bounded).
 
+mod ahead;
 mod collect;
 mod dead;
 mod fresh;
@@ -46,7 +47,24 @@ const LAST: i64 = -2;
 struct Answer<B> {
     asker: Asker,
     records: Vec<Popped>,
-    slices: Vec<Slice<B>>,
+    pieces: Vec<Piece<B>>,
+}
+
+/// Where the bytes of a message are that is handed out.
+#[derive(Debug)]
+enum Piece<B> {
+    There(Slice<B>),
+    /// In a unit that is not closed yet: position and length. Until it is durable it is in memory.
+    Later(u64, u32),
+}
+
+impl<B> Piece<B> {
+    fn len(&self) -> u64 {
+        match self {
+            Piece::There(slice) => slice.range.len() as u64,
+            Piece::Later(_, bytes) => u64::from(*bytes),
+        }
+    }
 }
 
 /// Whether a number that waits for something is a pop's.
@@ -108,7 +126,7 @@ impl<M: Memory> Shard<M> {
             rounds: 0,
         };
         let pop = self.poppers.number();
-        self.serve_pop(pop, parked, now, out);
+        self.serve_pop(pop, parked, false, now, out);
         Ok(())
     }
 
@@ -156,6 +174,7 @@ impl<M: Memory> Shard<M> {
         &mut self,
         pop: u64,
         mut parked: Parked<M::Block>,
+        ahead: bool,
         now: Now,
         out: &mut Outbox<M::Block>,
     ) {
@@ -166,11 +185,14 @@ impl<M: Memory> Shard<M> {
         }
         let mut ops = OpWriter::new(parked.group, self.pops.now_ms(now));
         self.begin_queues(&parked, &mut ops);
-        let Collected { records, slices, need, is_cut_short } =
-            self.collect(&mut parked, &mut ops, now, out);
+        let Collected { records, pieces, need, is_cut_short } =
+            self.collect(&mut parked, &mut ops, ahead, now, out);
+        let is_later = pieces.iter().any(|piece| matches!(piece, Piece::Later(..)));
+        // Beside messages that are to be durable it costs nothing.
+        let durable = is_later && self.log.is_open_durable();
         let end = match ops.is_empty() {
             true => self.log.appended(),
-            false => self.log.append_state(Kind::Pop, &ops.finish(), false, now, out),
+            false => self.log.append_state(Kind::Pop, &ops.finish(), durable, now, out),
         };
         let is_over = parked.due_us <= now.mono_us || self.stopping;
         let is_tired = parked.rounds >= ROUNDS_MAX || is_cut_short;
@@ -190,9 +212,16 @@ impl<M: Memory> Shard<M> {
                     let text = "what comes next in these queues cannot be read from the disk";
                     return self.refuse(asker, &refuse(Status::ReadFailed, text), out);
                 }
-                let answer = Answer { asker, records, slices };
-                // One that changes nothing answers for the one that did: that may be on its way still.
-                if self.log.written() < end {
+                let answer = Answer { asker, records, pieces };
+                if is_later {
+                    if !durable {
+                        self.sync_wanted = end;
+                    }
+                    let number = self.poppers.number();
+                    self.poppers.answers.insert(number, answer);
+                    self.waiting.push(end, true, Then::Popped(number));
+                } else if self.log.written() < end {
+                    // One that changes nothing answers for the one that did: that may be on its way still.
                     let number = self.poppers.number();
                     self.poppers.answers.insert(number, answer);
                     self.waiting.push(end, false, Then::Popped(number));
@@ -238,7 +267,8 @@ impl<M: Memory> Shard<M> {
     }
 
     fn send_popped(&mut self, answer: Answer<M::Block>, out: &mut Outbox<M::Block>) {
-        let Answer { asker, records, slices } = answer;
+        let asker = answer.asker;
+        let (records, slices) = self.bytes_of_answer(answer);
         let run_bytes: usize = slices.iter().map(|slice| slice.range.len()).sum();
         self.figures.messages_out += records.len() as u64;
         self.figures.bytes_out += run_bytes as u64;

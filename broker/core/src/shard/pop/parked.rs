@@ -52,6 +52,8 @@ pub(in crate::shard) struct Poppers<B> {
     /// Not after the time at which a message comes back to one that waits, ms since epoch.
     alarm_ms: Option<i64>,
     pub(super) answers: Map<u64, Answer<B>>,
+    /// Queues that this turn has appended to, for which pops wait.
+    pub(super) appended: Vec<u32>,
     pub(super) rotation: usize,
     /// By group and topic: what the last pop asked for, unless that was everything.
     filters: BTreeMap<(u32, u32), Filter>,
@@ -65,6 +67,7 @@ impl<B> Default for Poppers<B> {
             due: BTreeSet::new(),
             alarm_ms: None,
             answers: Map::default(),
+            appended: Vec::new(),
             rotation: 0,
             filters: BTreeMap::new(),
             next: 0,
@@ -165,9 +168,20 @@ impl<M: Memory> Shard<M> {
         now: Now,
         out: &mut Outbox<M::Block>,
     ) {
+        self.serve_parked_pop_with(pop, false, now, out);
+    }
+
+    /// The same; `ahead`: also of what is not durable yet.
+    pub(super) fn serve_parked_pop_with(
+        &mut self,
+        pop: u64,
+        ahead: bool,
+        now: Now,
+        out: &mut Outbox<M::Block>,
+    ) {
         match self.poppers.parked.remove(&pop) {
             Some(parked) if parked.reading.is_some() => _ = self.poppers.parked.insert(pop, parked),
-            Some(parked) => self.serve_pop(pop, parked, now, out),
+            Some(parked) => self.serve_pop(pop, parked, ahead, now, out),
             None => {}
         }
     }
@@ -237,7 +251,7 @@ impl<M: Memory> Shard<M> {
         if let Some(at) = reading.filter(|_| !is_there) {
             parked.queues[at].failed = true;
         }
-        self.serve_pop(pop, parked, now, out);
+        self.serve_pop(pop, parked, false, now, out);
         self.log.pump(now, out);
     }
 
@@ -263,7 +277,7 @@ impl<M: Memory> Shard<M> {
             }
             (Err(_), None) => {}
         }
-        self.serve_pop(pop, parked, now, out);
+        self.serve_pop(pop, parked, false, now, out);
         self.log.pump(now, out);
     }
 }
