@@ -213,6 +213,27 @@ fn counting_is_paced_and_answered_in_parts() {
     assert!(desk.index_reads > cached, "what it reads goes into no cache");
 }
 
+/// However long the disk takes, each answer gets somewhere.
+#[test]
+fn a_slow_disk_delays_a_count_and_does_not_stop_it() {
+    let mut desk = Desk::open(config(), Files::default());
+    let topic = desk.create_topic("orders", 1);
+    fill(&mut desk, topic, 1000);
+    desk.hold_reads = true;
+    let sent = desk.send(Opcode::CountMessages, &[], |fbb| {
+        let sql = Some(fbb.create_string("n >= 0"));
+        let filter = Some(TagFilter::create(fbb, &TagFilterArgs { hashes: None, sql }));
+        CountMessages::create(fbb, &CountMessagesArgs { topic, filter, ..Default::default() })
+    });
+    let answer = pass_until(&mut desk, |desk| {
+        desk.advance(500);
+        desk.finish_reads();
+        desk.take(sent)
+    });
+    let table = read_table::<CountMessagesAnswer<'_>>(&answer.table).unwrap();
+    assert!(table.next() > 0 && table.matching() == table.next() && !table.complete());
+}
+
 /// What is lost or cannot be read is said, and everything else is counted.
 #[test]
 fn damage_is_counted_apart() {
