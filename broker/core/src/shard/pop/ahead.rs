@@ -1,6 +1,6 @@
-//! Messages handed out in the step that takes them in, to pops that wait: the record that says so lies behind them in
-//! the same write unit, and one write of the device makes both durable. Otherwise a message would wait for two, one after
-//! the other.
+//! Messages handed out before they are durable, to pops that may wait: when they come in the same turn, the record that
+//! says so lies behind them in the same write unit, and one write of the device makes both durable. Otherwise a message
+//! would wait for two, one after the other.
 //!
 //! Invariants:
 //! - the answer goes out when both are durable: nobody sees what a power loss takes back (promise: prefix);
@@ -42,7 +42,7 @@ impl<M: Memory> Shard<M> {
                 let flights = self.pops.get(parked.group, queue.id);
                 // Others of its group may have taken all.
                 if flights.is_some_and(|flights| flights.next() < queue.next) {
-                    self.serve_parked_pop_with(pop, true, now, out);
+                    self.serve_parked_pop(pop, now, out);
                 }
             }
         }
@@ -53,7 +53,7 @@ impl<M: Memory> Shard<M> {
     pub(super) fn end_for(&self, at: usize, taking: &Taking<'_, M::Block>) -> u64 {
         let queue = self.queues.at(taking.wanted(at).slot);
         let by_index = !taking.is_fifo && !matches!(taking.parked.filter, Some(Filter::Sql(_)));
-        if taking.is_ahead && by_index { queue.next } else { queue.visible }
+        if taking.parked.may_wait && by_index { queue.next } else { queue.visible }
     }
 
     /// The bytes of what an answer hands out. What is not there any more, which nothing short of a tail cache smaller than the

@@ -42,8 +42,6 @@ pub(super) struct Taking<'a, B> {
     /// By [`crate::pop::Pops::now_ms`].
     pub(super) now_ms: i64,
     pub(super) is_fifo: bool,
-    /// Also what is not durable yet.
-    pub(super) is_ahead: bool,
     nonce: u64,
     bytes: u64,
     is_full: bool,
@@ -95,7 +93,6 @@ impl<M: Memory> Shard<M> {
         &mut self,
         parked: &mut Parked<M::Block>,
         ops: &mut OpWriter,
-        is_ahead: bool,
         now: Now,
         out: &mut Outbox<M::Block>,
     ) -> Collected<M::Block> {
@@ -112,7 +109,6 @@ impl<M: Memory> Shard<M> {
             ops,
             now_ms: self.pops.now_ms(now),
             is_fifo,
-            is_ahead,
             nonce,
             bytes: 0,
             is_full: false,

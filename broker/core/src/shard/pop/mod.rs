@@ -119,6 +119,7 @@ impl<M: Memory> Shard<M> {
             max_bytes: u64::from(request.max_bytes())
                 .min(self.config.fetch_bytes.min(FETCH_BYTES_MAX) as u64),
             invisible_ms: i64::from(invisible_ms),
+            may_wait: request.wait_ms() > 0,
             due_us: now.mono_us + u64::from(request.wait_ms().min(LONG_POLL_MS_MAX)) * 1000,
             block: None,
             reading: None,
@@ -126,7 +127,7 @@ impl<M: Memory> Shard<M> {
             rounds: 0,
         };
         let pop = self.poppers.number();
-        self.serve_pop(pop, parked, false, now, out);
+        self.serve_pop(pop, parked, now, out);
         Ok(())
     }
 
@@ -174,7 +175,6 @@ impl<M: Memory> Shard<M> {
         &mut self,
         pop: u64,
         mut parked: Parked<M::Block>,
-        ahead: bool,
         now: Now,
         out: &mut Outbox<M::Block>,
     ) {
@@ -186,7 +186,7 @@ impl<M: Memory> Shard<M> {
         let mut ops = OpWriter::new(parked.group, self.pops.now_ms(now));
         self.begin_queues(&parked, &mut ops);
         let Collected { records, pieces, need, is_cut_short } =
-            self.collect(&mut parked, &mut ops, ahead, now, out);
+            self.collect(&mut parked, &mut ops, now, out);
         let is_later = pieces.iter().any(|piece| matches!(piece, Piece::Later(..)));
         // Beside messages that are to be durable it costs nothing.
         let durable = is_later && self.log.is_open_durable();

@@ -34,6 +34,8 @@ pub(super) struct Parked<B> {
     pub(super) max_records: usize,
     pub(super) max_bytes: u64,
     pub(super) invisible_ms: i64,
+    /// It takes what is not durable yet, too: its answer goes out when that is.
+    pub(super) may_wait: bool,
     pub(super) due_us: u64,
     /// What was read for it last, and from where on.
     pub(super) block: Option<(u64, Rc<B>)>,
@@ -168,20 +170,9 @@ impl<M: Memory> Shard<M> {
         now: Now,
         out: &mut Outbox<M::Block>,
     ) {
-        self.serve_parked_pop_with(pop, false, now, out);
-    }
-
-    /// The same; `ahead`: also of what is not durable yet.
-    pub(super) fn serve_parked_pop_with(
-        &mut self,
-        pop: u64,
-        ahead: bool,
-        now: Now,
-        out: &mut Outbox<M::Block>,
-    ) {
         match self.poppers.parked.remove(&pop) {
             Some(parked) if parked.reading.is_some() => _ = self.poppers.parked.insert(pop, parked),
-            Some(parked) => self.serve_pop(pop, parked, ahead, now, out),
+            Some(parked) => self.serve_pop(pop, parked, now, out),
             None => {}
         }
     }
@@ -251,7 +242,7 @@ impl<M: Memory> Shard<M> {
         if let Some(at) = reading.filter(|_| !is_there) {
             parked.queues[at].failed = true;
         }
-        self.serve_pop(pop, parked, false, now, out);
+        self.serve_pop(pop, parked, now, out);
         self.log.pump(now, out);
     }
 
@@ -277,7 +268,7 @@ impl<M: Memory> Shard<M> {
             }
             (Err(_), None) => {}
         }
-        self.serve_pop(pop, parked, false, now, out);
+        self.serve_pop(pop, parked, now, out);
         self.log.pump(now, out);
     }
 }
