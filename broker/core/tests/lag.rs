@@ -227,7 +227,9 @@ fn a_slow_disk_delays_a_count_and_does_not_stop_it() {
     });
     let answer = pass_until(&mut desk, |desk| {
         desk.advance(500);
+        desk.hold_reads = false;
         desk.finish_reads();
+        desk.hold_reads = true;
         desk.take(sent)
     });
     let table = read_table::<CountMessagesAnswer<'_>>(&answer.table).unwrap();
