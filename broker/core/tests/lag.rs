@@ -95,7 +95,7 @@ enum By<'a> {
     All,
     Tags(&'a [&'a str]),
     Sql(&'a str),
-    PoppedBy(u32),
+    Group(u32),
 }
 
 /// Counts to the end: matching, unreadable, when the first was stored, and how many answers it took.
@@ -123,7 +123,7 @@ fn count(
             let is_filtered = hashes.is_some() || sql.is_some();
             let filter =
                 is_filtered.then(|| TagFilter::create(fbb, &TagFilterArgs { hashes, sql }));
-            let popped_by = if let By::PoppedBy(group) = by { group } else { 0 };
+            let popped_by = if let By::Group(group) = by { group } else { 0 };
             let args = CountMessagesArgs { topic, queue: 0, begin, end, filter, popped_by };
             CountMessages::create(fbb, &args)
         });
@@ -375,7 +375,7 @@ fn popped_messages_are_in_flight_and_come_back() {
     pop(&mut desk, "t1", 3);
     let told = lag(&mut desk, group, topic);
     assert_eq!((told.committed(), told.popped(), told.in_flight(), told.back()), (1, 12, 3, 0));
-    let left = count(&mut desk, topic, 12..u64::MAX, By::PoppedBy(group));
+    let left = count(&mut desk, topic, 12..u64::MAX, By::Group(group));
     assert_eq!(left.0, 17, "of 20 with that tag 3 are handed out");
     desk.advance(2000);
     desk.advance(1);
@@ -390,7 +390,7 @@ fn popped_messages_are_in_flight_and_come_back() {
     let told = lag(&mut desk, group, topic);
     assert_eq!((told.popped(), told.in_flight(), told.back()), (12, 0, 3));
     // What it wanted is not known any more: everything counts.
-    assert_eq!(count(&mut desk, topic, 12..u64::MAX, By::PoppedBy(group)).0, 88);
+    assert_eq!(count(&mut desk, topic, 12..u64::MAX, By::Group(group)).0, 88);
 }
 
 /// Set, taken back, delivered, appended again, stopped at any point: as many as there are.
