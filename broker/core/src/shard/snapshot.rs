@@ -223,6 +223,10 @@ impl<M: Memory> Shard<M> {
         counts.iter().for_each(|(queue, count)| slice.add_delayed(*queue, *count));
         let behind = QueueId { queue: last.queue.saturating_add(1), ..last };
         let start = (0, QueueId { topic: 0, queue: 0 });
+        if counts.is_empty() && first == start.1 {
+            // Replay counts no more than there are: what it knows of by then is none, too.
+            return (Slice::queues(), Next::Pops(start, None));
+        }
         (slice, if is_full { Next::Delayed(behind) } else { Next::Pops(start, None) })
     }
 
