@@ -80,9 +80,10 @@ mod route;
 mod timer;
 
 pub use admin::{
-    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupMember, GroupSettings, GroupSpec,
-    KeyQuery, MessageType, OwnedQueue, PendingMessage, PendingMessages, Permission, QueueLag,
-    QueueStats, ResetTo, RetryPauses, ShardStatus, TopicDescription, TopicSpec,
+    Admin, BrokerStatus, FoundMessages, GroupDescription, GroupLag, GroupMember, GroupSettings,
+    GroupSpec, KeyQuery, LagBounds, MessageType, OwnedQueue, PendingMessage, PendingMessages,
+    Permission, QueueLag, QueueStats, ResetTo, RetryPauses, ShardStatus, TopicDescription,
+    TopicSpec,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{

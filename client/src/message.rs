@@ -155,7 +155,8 @@ impl Message {
 
     /// Not to be delivered before this time, at most 40 days ahead unless the broker is set otherwise. The message is
     /// stored at once, gets its place in the queue when its time has come, and can be taken back until then
-    /// ([`crate::Producer::recall`]).
+    /// ([`crate::Producer::recall`]). For topics of type [`Delay`](crate::MessageType::Delay) and
+    /// [`Unspecified`](crate::MessageType::Unspecified).
     pub fn deliver_at(mut self, at: SystemTime) -> Message {
         self.deliver_ms = unix_ms(at).max(1);
         self

@@ -124,6 +124,10 @@ opcodes! {
     GetMessage = 31, Get, Shard, true;
     /// `FindMessages` → `FindMessagesAnswer` + run: by key.
     FindMessages = 32, Get, Shard, true;
+    /// `QueryLag` → `QueryLagAnswer`: how far a group is behind, and what is on its way.
+    QueryLag = 33, Get, Shard, true;
+    /// `CountMessages` → `CountMessagesAnswer`: how many a filter wants.
+    CountMessages = 34, Get, Shard, true;
     // admin.fbs
     /// `CreateTopic` → `TopicAnswer`.
     CreateTopic = 40, Create, Home, true;

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)] // A failure here is the test's.
 
 use ringmq::{
-    Client, ConsumeFrom, ErrorKind, Filter, Message, Producer, PullConsumer, RecallHandle, Record,
-    SendReceipt, TopicSpec,
+    Client, ConsumeFrom, ErrorKind, Filter, Message, MessageType, Producer, PullConsumer,
+    RecallHandle, Record, SendReceipt, TopicSpec,
 };
 use ringmq_tests::durability::restart;
 use ringmq_tests::server::{BrokerOptions, Process, eventually, namesrv};
@@ -35,7 +35,7 @@ impl Cluster {
 
     async fn client(&self) -> Client {
         let client = Client::connect(&self.names.address().to_string()).await.unwrap();
-        let spec = || TopicSpec::new("orders").queues(4);
+        let spec = || TopicSpec::new("orders").queues(4).message_type(MessageType::Unspecified);
         let begun = Instant::now();
         while let Err(error) = client.admin().create_topic(spec()).await {
             assert!(begun.elapsed() < Duration::from_secs(30), "{error}");

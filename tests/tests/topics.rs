@@ -324,3 +324,43 @@ fn a_broker_without_write_permission_is_avoided_and_stays_readable() {
     });
     assert!(brokers.into_iter().all(|broker| broker.terminate() == Some(0)));
 }
+
+/// As RocketMQ's proxy has it: see the table at `MessageType`.
+#[test]
+fn a_topic_takes_messages_of_its_type_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), &[]);
+    site.run(async |client| {
+        let producer = client.producer("sender").build().await.unwrap();
+        let hour = Duration::from_secs(3600);
+        // Plain, with a message group, delayed, both.
+        for (message_type, takes) in [
+            (MessageType::Unspecified, [true, true, true, true]),
+            (MessageType::Normal, [true, true, false, false]),
+            (MessageType::Fifo, [false, true, false, false]),
+            (MessageType::Delay, [false, false, true, true]),
+            (MessageType::Transaction, [true, true, false, false]),
+        ] {
+            let name = format!("of-{message_type}");
+            let spec = TopicSpec::new(&name).queues(2).message_type(message_type);
+            client.admin().create_topic(spec).await.unwrap();
+            let plain = || Message::new(name.as_str(), "x");
+            let delayed = || plain().deliver_after(hour);
+            let messages = [plain(), plain().group("g"), delayed(), delayed().group("g")];
+            for (number, (message, is_taken)) in messages.into_iter().zip(takes).enumerate() {
+                let sent = producer.send(message).await;
+                let Err(error) = sent else {
+                    assert!(is_taken, "{message_type} took number {number}");
+                    continue;
+                };
+                assert!(!is_taken, "{message_type}, number {number}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Invalid);
+                assert_eq!(error.status(), Some(Status::WrongMessageType));
+                let text = format!("topic {name} is of type {message_type}: its messages");
+                assert!(error.to_string().contains(&text), "{error}");
+            }
+        }
+        producer.close(Duration::from_secs(10)).await.unwrap();
+    });
+    site.end();
+}

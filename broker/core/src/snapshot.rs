@@ -16,6 +16,8 @@
 //! 20 Recalled (i64 due, u64 position)*, before Fired
 //! 21 Fired    i64 due, u64 position, then (u64 segment, i64 due, u64 position)*
 //! 22 Behind   (i64 due, u64 position, u32 bytes)*, after Fired
+//! 23 Delayed u32 topic, u32 queue, u32 topic, u32 queue: first and last, then of all in between that have some
+//!             (u32 topic, u32 queue, u64 how many wait)*
 //! 30 Pops     as their record has them; what is in flight of a queue may go on in the next slice
 //! ```
 //!
@@ -69,6 +71,10 @@ pub(crate) enum Item {
     Moved(u64, Key),
     /// One that is pending although it is below, with its length.
     Behind(Key, u32),
+    /// Of queues from the first to the last all that have delayed messages follow.
+    DelayedOf(QueueId, QueueId),
+    /// So many wait for a queue.
+    Delayed(QueueId, u64),
     /// What a group has popped from a queue.
     Pop(u32, QueueId, Op),
     /// The time of that.
@@ -130,6 +136,13 @@ impl Slice {
         Slice::new(22)
     }
 
+    pub(crate) fn delayed(first: QueueId, last: QueueId) -> Slice {
+        let mut slice = Slice::new(23);
+        slice.add_id(first);
+        slice.add_id(last);
+        slice
+    }
+
     pub(crate) fn pops(ops: OpWriter) -> Slice {
         let mut slice = Slice::new(30);
         if !ops.is_empty() {
@@ -164,7 +177,7 @@ impl Slice {
     }
 
     pub(crate) fn add_offset(&mut self, group: u32, queue: QueueId, progress: &Progress) {
-        let Progress { committed, committed_ms, owner, generation } = progress;
+        let Progress { committed, committed_ms, owner, generation, fetched: _ } = progress;
         let committed = committed.map_or(-1, |offset| offset as i64);
         self.0.extend_from_slice(&group.to_le_bytes());
         self.0.extend_from_slice(&queue.topic.to_le_bytes());
@@ -183,6 +196,16 @@ impl Slice {
     pub(crate) fn add_behind(&mut self, key: Key, bytes: u32) {
         self.add_timer(key);
         self.0.extend_from_slice(&bytes.to_le_bytes());
+    }
+
+    pub(crate) fn add_delayed(&mut self, queue: QueueId, count: u64) {
+        self.add_id(queue);
+        self.0.extend_from_slice(&count.to_le_bytes());
+    }
+
+    fn add_id(&mut self, queue: QueueId) {
+        self.0.extend_from_slice(&queue.topic.to_le_bytes());
+        self.0.extend_from_slice(&queue.queue.to_le_bytes());
     }
 
     pub(crate) fn add_queue(&mut self, queue: &QueueState) {
@@ -216,6 +239,12 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
                 visit(Item::Moved(reader.u64()?, read_timer(&mut reader)?));
             }
         }
+        23 => {
+            visit(Item::DelayedOf(read_id(&mut reader)?, read_id(&mut reader)?));
+            while !reader.0.is_empty() {
+                visit(Item::Delayed(read_id(&mut reader)?, reader.u64()?));
+            }
+        }
         30 => {
             let ops = reader.take(reader.0.len())?;
             let at_ms = pop::read(ops, |group, queue, op| visit(Item::Pop(group, queue, op)))?;
@@ -240,6 +269,10 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
     reader.0.is_empty().then_some(())
 }
 
+fn read_id(reader: &mut Reader<'_>) -> Option<QueueId> {
+    Some(QueueId { topic: reader.u32()?, queue: reader.u32()? })
+}
+
 fn read_timer(reader: &mut Reader<'_>) -> Option<Key> {
     Some(Key { due_ms: reader.u64()? as i64, position: reader.u64()? })
 }
@@ -250,7 +283,7 @@ fn read_offset(reader: &mut Reader<'_>) -> Option<Item> {
     let committed = u64::try_from(reader.u64()? as i64).ok();
     let committed_ms = reader.u64()? as i64;
     let (generation, owner) = (reader.u32()?, reader.u128()?);
-    let progress = Progress { committed, committed_ms, owner, generation };
+    let progress = Progress { committed, committed_ms, owner, generation, fetched: None };
     Some(Item::Offset { group, queue, progress })
 }
 
@@ -276,8 +309,13 @@ mod tests {
     #[test]
     fn slices_round_trip_and_no_prefix_panics() {
         let queue = QueueId { topic: 7, queue: 3 };
-        let progress =
-            Progress { committed: Some(9), committed_ms: 5, owner: 1 << 100, generation: 4 };
+        let progress = Progress {
+            committed: Some(9),
+            committed_ms: 5,
+            owner: 1 << 100,
+            generation: 4,
+            fetched: None,
+        };
         let state = QueueState { id: queue, min: 1, next: 9, last_store_ms: -1 };
         let (name, settings) = ("g".to_owned(), GroupSettings::default());
         let change = RegistryChange { version: 3, change: Change::Group { id: 1, name, settings } };
@@ -310,7 +348,11 @@ mod tests {
         let expected = vec![Item::Behind(first, 200), Item::Behind(second, 200)];
         assert_eq!(items(&behind), Some(expected));
         assert_eq!(items(&fired), Some(vec![Item::Fired(second), Item::Moved(4096, first)]));
-        let timers = [recalled, behind, fired];
+        let mut delayed = Slice::delayed(queue, QueueId { topic: 9, queue: 0 });
+        delayed.add_delayed(queue, 12);
+        let of = Item::DelayedOf(queue, QueueId { topic: 9, queue: 0 });
+        assert_eq!(items(&delayed), Some(vec![of, Item::Delayed(queue, 12)]));
+        let timers = [recalled, behind, fired, delayed];
         let others = [changes, offsets, queues, Slice::begin(8), Slice::registry(1, 2, 3)];
         for slice in timers.into_iter().chain(others) {
             for end in 0..slice.0.len() {

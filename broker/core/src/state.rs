@@ -216,19 +216,26 @@ pub(crate) fn read_owner(payload: &[u8]) -> Option<Ownership> {
     })
 }
 
-/// Payload of a `TimerEnd` record.
-pub(crate) fn write_timer(due_ms: i64, position: u64) -> Vec<u8> {
+/// Payload of a `TimerEnd` record: `i64 due, u64 position, u32 topic, u32 queue`.
+pub(crate) fn write_timer(due_ms: i64, position: u64, queue: QueueId) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.extend_from_slice(&due_ms.to_le_bytes());
     out.extend_from_slice(&position.to_le_bytes());
+    out.extend_from_slice(&queue.topic.to_le_bytes());
+    out.extend_from_slice(&queue.queue.to_le_bytes());
     out
 }
 
 /// Reads what [`write_timer`] wrote.
-pub(crate) fn read_timer(payload: &[u8]) -> Option<Key> {
+pub(crate) fn read_timer(payload: &[u8]) -> Option<(Key, QueueId)> {
     let mut reader = Reader(payload);
     reader.version()?;
-    Some(Key { due_ms: reader.u64()? as i64, position: reader.u64()? })
+    let key = Key { due_ms: reader.u64()? as i64, position: reader.u64()? };
+    // Written before messages that wait were counted.
+    if reader.0.is_empty() {
+        return Some((key, QueueId { topic: 0, queue: 0 }));
+    }
+    Some((key, QueueId { topic: reader.u32()?, queue: reader.u32()? }))
 }
 
 #[cfg(test)]
@@ -294,8 +301,10 @@ mod tests {
         let bytes = write_owner(&owner);
         assert_eq!(read_owner(&bytes), Some(owner));
         assert_eq!(read_owner(&bytes[..bytes.len() - 1]), None);
-        let bytes = write_timer(-5, 4104);
-        assert_eq!(read_timer(&bytes), Some(Key { due_ms: -5, position: 4104 }));
+        let bytes = write_timer(-5, 4104, queue);
+        let key = Key { due_ms: -5, position: 4104 };
+        assert_eq!(read_timer(&bytes), Some((key, queue)));
         assert_eq!(read_timer(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(read_timer(&bytes[..17]), Some((key, QueueId { topic: 0, queue: 0 })));
     }
 }

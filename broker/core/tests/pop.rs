@@ -6,8 +6,8 @@ mod desk;
 use desk::{Answer, Desk, Files, config, numbers, run};
 use ringmq_core::{Input, ShardConfig};
 use ringmq_schema::admin::{
-    CreateGroup, CreateGroupArgs, CreateTopic, CreateTopicArgs, GroupAnswer, MessageType, Topic,
-    TopicAnswer, TopicArgs,
+    AlterTopic, AlterTopicArgs, CreateGroup, CreateGroupArgs, GroupAnswer, MessageType, Topic,
+    TopicArgs,
 };
 use ringmq_schema::build::{MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{
@@ -37,8 +37,9 @@ fn group(desk: &mut Desk, name: &str) -> u32 {
     read_table::<GroupAnswer<'_>>(&answer.table).unwrap().group().unwrap().id()
 }
 
-fn fifo_topic(desk: &mut Desk, name: &str) -> u32 {
-    let answer = desk.call(Opcode::CreateTopic, &[], |fbb| {
+/// From here on the topic is of type FIFO.
+fn make_fifo(desk: &mut Desk, name: &str) {
+    let answer = desk.call(Opcode::AlterTopic, &[], |fbb| {
         let args = TopicArgs {
             name: Some(fbb.create_string(name)),
             read_queues: 1,
@@ -48,9 +49,9 @@ fn fifo_topic(desk: &mut Desk, name: &str) -> u32 {
             ..TopicArgs::default()
         };
         let topic = Some(Topic::create(fbb, &args));
-        CreateTopic::create(fbb, &CreateTopicArgs { topic })
+        AlterTopic::create(fbb, &AlterTopicArgs { topic })
     });
-    read_table::<TopicAnswer<'_>>(&answer.table).unwrap().topic().unwrap().id()
+    assert_eq!(answer.status, Status::Ok);
 }
 
 #[derive(Clone, Copy)]
@@ -365,12 +366,17 @@ fn grouped(topic: u32, messages: &[(u64, &str)]) -> Vec<u8> {
 #[test]
 fn of_a_message_group_the_next_comes_only_when_the_one_before_is_acknowledged() {
     let mut desk = Desk::open(config(), Files::default());
-    let topic = fifo_topic(&mut desk, "orders");
+    let topic = desk.create_topic("orders", 1);
     let group = group(&mut desk, "billing");
     let messages = [(0, "a"), (1, "a"), (2, "b"), (3, ""), (4, "b"), (5, ""), (6, "a"), (7, "c")];
     let run = grouped(topic, &messages);
     desk.produce(topic, 0, &run, messages.len() as u32, Flush::Sync);
     desk.handle(Input::TurnEnd);
+    // Then no more come without a message group, but those that are there are in the order of the queue.
+    make_fifo(&mut desk, "orders");
+    let sent = desk.produce(topic, 0, &run, messages.len() as u32, Flush::Sync);
+    desk.handle(Input::TurnEnd);
+    assert_eq!(desk.take(sent).unwrap().status, Status::WrongMessageType);
     let ask = Asked::new(group, topic);
     let first = ask.take(&mut desk);
     assert_eq!(attempts(&first), [(0, 1), (2, 1), (3, 1), (7, 1)]);

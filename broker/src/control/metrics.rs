@@ -238,6 +238,18 @@ pub const METRICS: &[Metric] = &[
         source: Source::Lag(|behind, _| behind.messages as f64),
     },
     Metric {
+        name: "rocketmq_consumer_ready_messages",
+        kind: Kind::Gauge,
+        help: "Those of them that nobody has: neither given to a member nor popped and invisible.",
+        source: Source::Lag(|behind, _| behind.messages.saturating_sub(behind.in_flight) as f64),
+    },
+    Metric {
+        name: "rocketmq_consumer_inflight_messages",
+        kind: Kind::Gauge,
+        help: "Those of them that somebody has: given to a member and not committed, or popped.",
+        source: Source::Lag(|behind, _| behind.in_flight as f64),
+    },
+    Metric {
         name: "ringmq_consumer_lag_seconds",
         kind: Kind::Gauge,
         help: "Age of the oldest of them; in a sealed segment, of the newest of its topic there.",
@@ -389,6 +401,7 @@ impl Collector for Figures {
 #[derive(Debug, Clone, Copy, Default)]
 struct Behind {
     messages: u64,
+    in_flight: u64,
     oldest_ms: i64,
 }
 
@@ -400,6 +413,7 @@ fn most_behind(shards: &[Published]) -> ByGroup {
     for lag in shards.iter().flat_map(|published| published.lags.iter()) {
         let behind = all.entry((Arc::clone(&lag.group), Arc::clone(&lag.topic))).or_default();
         behind.messages += lag.messages;
+        behind.in_flight += lag.in_flight;
         if lag.oldest_ms > 0 && (behind.oldest_ms == 0 || lag.oldest_ms < behind.oldest_ms) {
             behind.oldest_ms = lag.oldest_ms;
         }
@@ -467,7 +481,7 @@ mod tests {
         let shared = Arc::new(Shared::new(2));
         let lag = |messages, oldest_ms| {
             let (group, topic) = ("billing".into(), "orders".into());
-            Arc::from([ringmq_core::GroupLag { group, topic, messages, oldest_ms }])
+            Arc::from([ringmq_core::GroupLag { group, topic, messages, in_flight: 1, oldest_ms }])
         };
         shared.publish_lags(0, lag(3, 0));
         shared.publish_lags(1, lag(4, i64::MAX));
@@ -475,6 +489,11 @@ mod tests {
         let lag = text.lines().find(|line| line.starts_with("rocketmq_consumer_lag_messages"));
         let lag = lag.unwrap();
         assert!(lag.contains("consumer_group=\"billing\",topic=\"orders\"} 7"), "{lag}");
+        for (name, value) in [("ready", 5), ("inflight", 2)] {
+            let name = format!("rocketmq_consumer_{name}_messages");
+            let line = text.lines().find(|line| line.starts_with(&name)).unwrap();
+            assert!(line.ends_with(&format!("}} {value}.0")), "{line}");
+        }
         let mut samples: BTreeSet<&str> = BTreeSet::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();

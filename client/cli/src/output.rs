@@ -72,6 +72,15 @@ pub fn json(key: &'static str, value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{document:#}\n"))
 }
 
+/// Like [`json`], with a second value under a key of its own.
+pub fn json_with(
+    (key, value): (&'static str, &impl Serialize),
+    (other_key, other): (&'static str, &impl Serialize),
+) -> Result<(), Failure> {
+    let document = serde_json::json!({ "schema": SCHEMA, key: value, other_key: other });
+    print(&format!("{document:#}\n"))
+}
+
 /// Prints text as it is.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

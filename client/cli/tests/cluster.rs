@@ -347,6 +347,151 @@ fn groups_are_made_changed_and_reset_and_queues_printed() {
     dev.stop(Signal::INT);
 }
 
+/// Members of a group that fail every message of a topic, until so many are dead letters.
+fn fail_all(dev: &Dev, group: &str, topic: &str, count: u64) {
+    let runtime = tokio::runtime::Runtime::new().expect("threads can be made");
+    runtime.block_on(async {
+        let client = ringmq::Client::connect(&dev.namesrv).await.expect("it is there");
+        let admin = client.admin();
+        let consumer = client.push_consumer(group).subscribe(topic, ringmq::Filter::all());
+        let consumer = consumer.from(ringmq::ConsumeFrom::First);
+        let consumer = consumer.listen(async |_| Err::<(), _>("no money")).await.expect("it joins");
+        let begun = Instant::now();
+        loop {
+            let stats = admin.topic_stats(&format!("%DLQ%{group}")).await.unwrap_or_default();
+            if stats.iter().map(|stat| stat.max_offset).sum::<u64>() >= count {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{stats:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        consumer.close(Duration::from_secs(10)).await.expect("it leaves");
+        client.shutdown(Duration::from_secs(10)).await.expect("it ends");
+    });
+}
+
+#[test]
+fn dead_letters_are_shown_exported_and_sent_once_more() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    dev.ok(&["topic", "create", "t", "--queues", "1"]);
+    dev.ok(&["group", "create", "g", "--max-attempts", "1"]);
+    dev.produce_lines("t", "one\ntwo\nthree\n", &["--tag", "paid", "--key", "k"]);
+    fail_all(&dev, "g", "t", 3);
+    let listed = dev.ok(&["dlq", "ls"]);
+    assert!(
+        listed.lines().nth(1).is_some_and(|line| line.starts_with("g             3  2")),
+        "{listed}"
+    );
+
+    let shown = dev.ok(&["dlq", "show", "g", "-o", "wide"]);
+    assert_eq!(shown.lines().count(), 4, "a title and three: {shown}");
+    for (offset, body) in ["one", "two", "three"].iter().enumerate() {
+        let mut lines = shown.lines();
+        let line = lines.find(|line| line.ends_with(body)).expect("each is there");
+        let origin = format!("/0@{offset} ");
+        assert!(line.contains("no money") && line.contains(&origin), "{shown}");
+    }
+    assert_eq!(dev.ok(&["dlq", "show", "g", "--max", "1"]).lines().count(), 2);
+    let letters = json(&dev.ok(&["dlq", "show", "g", "-o", "json"]))["messages"].clone();
+    let of = |body: &str| {
+        let mut all = letters.as_array().expect("a list").iter();
+        all.find(|letter| letter["body"] == body).expect("it is there").clone()
+    };
+    let id = of("two")["message_id"].as_str().expect("an id").to_owned();
+
+    // Some, then all; they stay among the dead letters.
+    let resent = json(&dev.ok(&["dlq", "resend", "g", &id, "-o", "json"]));
+    assert_eq!((&resent["resent"]["messages"], &resent["schema"]), (&1.into(), &1.into()));
+    let all = ["topic", "consume", "t", "-f", "%i %o %g %k %v\\n"];
+    assert!(dev.ok(&all).ends_with(&format!("{id} 3 paid k two\n")), "as it was sent at first");
+    dev.ok(&["dlq", "resend", "g", "--all"]);
+    assert_eq!(dev.ok(&["topic", "consume", "t"]).lines().count(), 7);
+    let unknown = "01934f00-0000-7000-8000-000000000001";
+    assert_eq!(dev.code(&["dlq", "resend", "g", &id, unknown]), Some(3), "all or none");
+    assert_eq!(dev.ok(&["topic", "consume", "t"]).lines().count(), 7);
+
+    let exported = dev.ok(&["dlq", "export", "g"]);
+    let lines: Vec<serde_json::Value> = exported.lines().map(json).collect();
+    assert_eq!(lines.len(), 3);
+    assert!(
+        lines.iter().all(|line| line["schema"] == 1 && line["topic"] == "%DLQ%g"),
+        "{exported}"
+    );
+    let file = directory.path().join("letters.jsonl");
+    let path = file.to_str().expect("text");
+    assert_eq!(dev.ok(&["dlq", "export", "g", "--file", path]), "");
+    let written = std::fs::read_to_string(&file).expect("it was written");
+    assert_eq!(written.lines().count(), 3);
+    assert_eq!(dev.code(&["dlq", "export", "g", "--file", path]), Some(1), "never over another");
+    dev.stop(Signal::TERM);
+}
+
+#[test]
+fn messages_are_popped_and_counted() {
+    let directory = directory();
+    let dev = Dev::start(directory.path());
+    dev.ok(&["topic", "create", "t", "--queues", "1"]);
+    dev.produce_lines("t", "one\ntwo\nthree\nfour\nfive\n", &[]);
+    let pop = ["group", "pop", "g", "--topic", "t"];
+    let with = |more: &[&str]| dev.ok(&[&pop[..], more].concat());
+    assert_eq!(with(&["--ack"]), "one\n");
+    assert_eq!(
+        with(&["--count", "2", "--invisible", "10m", "-f", "%q %o %a %v\\n"]),
+        "0 1 1 two\n0 2 1 three\n"
+    );
+    let described = || json(&dev.ok(&["group", "describe", "g", "-o", "json"]));
+    let found = described();
+    assert_eq!(found["schema"], 1);
+    let figures = |of: &serde_json::Value| {
+        ["lag_messages", "ready_messages", "in_flight_messages", "delayed_messages"]
+            .map(|name| of[name].as_u64().expect("a number"))
+    };
+    assert_eq!(figures(&found["queues"][0]), [4, 2, 2, 0]);
+    assert_eq!(figures(&found["total"]), [4, 2, 2, 0]);
+    assert_eq!(found["total"]["retrying_messages"], 0);
+    let table = dev.ok(&["group", "describe", "g"]);
+    let titles: Vec<&str> = table
+        .lines()
+        .next()
+        .expect("a title")
+        .split("  ")
+        .map(str::trim)
+        .filter(|title| !title.is_empty())
+        .collect();
+    assert_eq!(
+        titles,
+        [
+            "TOPIC",
+            "BROKER",
+            "QUEUE",
+            "COMMITTED",
+            "NEXT",
+            "LAG",
+            "READY",
+            "IN FLIGHT",
+            "DELAYED",
+            "AGE",
+            "OWNER"
+        ]
+    );
+    assert_eq!(with(&["--count", "9", "--ack", "--wait", "0s"]), "four\nfive\n");
+    assert_eq!(figures(&described()["total"]), [2, 0, 2, 0]);
+    assert_eq!(dev.code(&[&pop[..], &["--invisible", "1s"]].concat()), Some(1), "at least 10 s");
+    assert_eq!(dev.code(&[&pop[..], &["--from", "3"]].concat()), Some(2));
+    assert_eq!(dev.code(&["group", "pop", "g", "--topic", "nobody"]), Some(3));
+
+    // A reset counts for pops too, and without a topic of all of them.
+    dev.ok(&["group", "reset", "g", "--to", "first", "--yes"]);
+    assert_eq!(figures(&described()["total"]), [5, 5, 0, 0]);
+    assert_eq!(with(&["--count", "9", "--ack", "-o", "json"]).lines().count(), 5);
+    assert_eq!(
+        dev.code(&["group", "reset", "g", "--queue", "0", "--to", "first", "--yes"]),
+        Some(2)
+    );
+    dev.stop(Signal::TERM);
+}
+
 #[test]
 fn a_second_dev_on_the_same_data_is_refused() {
     let directory = directory();

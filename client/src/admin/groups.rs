@@ -194,6 +194,24 @@ impl Admin {
         Ok(())
     }
 
+    /// Moves a group's committed offsets on every topic that it consumes, as [`Admin::reset_offsets`] does on one: on
+    /// those that its members subscribe, and those for which it committed or popped.
+    ///
+    /// Its retry topic is left as it is, as RocketMQ does: what failed comes again whatever the group is reset to, after
+    /// a reset to the last message too. [`Admin::reset_offsets`] with the topic `%RETRY%` and the group's name
+    /// skips what came back to it so far; what waits for its next attempt comes nevertheless.
+    pub async fn reset_group(&self, group: &str, to: ResetTo) -> Result<Vec<(Queue, u64)>> {
+        let retry_topic = names::retry_topic(group);
+        let mut topics = self.consumed_topics(group).await?;
+        topics.remove(retry_topic.as_str());
+        let mut reset = Vec::new();
+        for topic in &topics {
+            reset.extend(self.reset_offsets(group, topic, to).await?);
+        }
+        reset.sort();
+        Ok(reset)
+    }
+
     /// Moves a group's committed offsets on a topic, also backwards. Members that own its queues start there anew, at
     /// once: nothing that they commit of what they had before counts. An offset beyond what there is stands for the
     /// nearest that is. Returns where each queue stands then.

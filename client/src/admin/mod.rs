@@ -1,6 +1,7 @@
 //! Administration: topics, groups, offsets, messages, cluster.
 
 mod cluster;
+mod count;
 mod group_spec;
 mod groups;
 mod lag;
@@ -13,8 +14,8 @@ pub use group_spec::{GroupSettings, GroupSpec, RetryPauses};
 pub use messages::{FoundMessages, KeyQuery};
 pub use timers::{PendingMessage, PendingMessages};
 pub use types::{
-    BrokerStatus, GroupDescription, GroupMember, MessageType, OwnedQueue, Permission, QueueLag,
-    QueueStats, ResetTo, ShardStatus, TopicDescription, TopicSpec,
+    BrokerStatus, GroupDescription, GroupLag, GroupMember, LagBounds, MessageType, OwnedQueue,
+    Permission, QueueLag, QueueStats, ResetTo, ShardStatus, TopicDescription, TopicSpec,
 };
 
 use crate::client::Client;

@@ -10,20 +10,20 @@ use std::time::{Duration, SystemTime};
 /// Where to reset offsets to.
 pub type ResetTo = SeekTo;
 
-/// What messages a topic takes.
+/// What messages a topic takes. One that does not fit is refused by the broker: [`ErrorKind::Invalid`](crate::ErrorKind).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MessageType {
     /// Any.
     Unspecified,
-    /// Ordinary ones.
+    /// Ordinary ones: without a delivery time. A message group chooses their queue.
     #[default]
     Normal,
-    /// With a message group.
+    /// With a message group, and without a delivery time.
     Fifo,
-    /// With a delivery time.
+    /// With a delivery time: [`Message::deliver_after`](crate::Message::deliver_after).
     Delay,
-    /// Of transactions.
+    /// Of transactions: without a delivery time.
     Transaction,
 }
 
@@ -289,19 +289,104 @@ pub struct QueueLag {
     pub min_offset: u64,
     /// Offset of the next message.
     pub max_offset: u64,
-    /// Messages between the two that the group's filter selects (from the first that is there when nothing was
-    /// committed).
+    /// Messages that the group has not consumed and that its filter selects, `ready` and `in_flight` together: those
+    /// from `committed` (or from the first that is there) up to `max_offset`; of a group that pops those that are not
+    /// acknowledged. Exact as of the moment at which `max_offset` was read, but see `at_least`.
     pub messages: u64,
-    /// `messages` were counted behind a filter, and there may be more: counting is bounded.
+    /// Those among them that nobody has: no member was given them, or they were popped and have come back because
+    /// they were not acknowledged in time, or they wait for another of their message group to be acknowledged.
+    pub ready: u64,
+    /// Those among them that somebody has: the owner of the queue was given them and has not committed past them, or
+    /// they were popped and are invisible.
+    pub in_flight: u64,
+    /// Delayed messages that wait for their time and are then messages of this queue. They count nowhere else, and
+    /// before any filter. In the group's retry topic: messages that wait for their next attempt.
+    pub delayed: u64,
+    /// Offsets in between that are damaged or cannot be read: they are not among `messages`.
+    pub unreadable: u64,
+    /// There may be more `messages`: counting behind an expression came to its bounds ([`LagBounds`]), or what was
+    /// asked could not say.
     pub at_least: bool,
-    /// The group's filter on the topic, unless it takes everything.
+    /// The group's filter on the topic, unless it takes everything. A group that commits takes what its members
+    /// subscribed to, and everything while it has none; one that pops what it popped by last since the broker started.
     pub filter: Option<String>,
-    /// How long the first such message has been there; `None` when there is none.
+    /// How long the first of `messages` has been there; `None` when there is none.
     pub age: Option<Duration>,
     /// When the last commit came.
     pub committed_at: Option<SystemTime>,
     /// The member that owns the queue.
     pub owner: Option<String>,
+}
+
+/// How far a group is behind, all in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct GroupLag {
+    /// Messages that it has not consumed, but for those of its retry topic; see [`QueueLag::messages`].
+    pub messages: u64,
+    /// Those among them that nobody has; see [`QueueLag::ready`].
+    pub ready: u64,
+    /// Those among them that somebody has; see [`QueueLag::in_flight`].
+    pub in_flight: u64,
+    /// Delayed messages of its topics that wait for their time; see [`QueueLag::delayed`].
+    pub delayed: u64,
+    /// Messages that failed and have not been consumed since: in its retry topic, or waiting there for the next
+    /// attempt. Those that it pops are not among them: they stay where they are.
+    pub retrying: u64,
+    /// Some of it was not counted to the end.
+    pub at_least: bool,
+    /// Of the oldest message that it has not consumed.
+    pub age: Option<Duration>,
+}
+
+impl GroupLag {
+    /// The sum of what [`Admin::lag`](super::Admin::lag) told.
+    pub fn of(group: &str, queues: &[QueueLag]) -> GroupLag {
+        let retry_topic = ringmq_schema::names::retry_topic(group);
+        let mut all = GroupLag::default();
+        for lag in queues {
+            if *lag.queue.topic == *retry_topic {
+                all.retrying += lag.messages + lag.delayed;
+            } else {
+                all.messages += lag.messages;
+                all.ready += lag.ready;
+                all.in_flight += lag.in_flight;
+                all.delayed += lag.delayed;
+            }
+            all.at_least |= lag.at_least;
+            all.age = all.age.max(lag.age);
+        }
+        all
+    }
+}
+
+/// How long counting behind an SQL expression goes on in each queue: such messages are read. By tag, and without a
+/// filter, every message is counted, however many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct LagBounds {
+    pub(crate) time: Duration,
+    pub(crate) messages: u64,
+}
+
+impl Default for LagBounds {
+    fn default() -> LagBounds {
+        LagBounds { time: Duration::from_secs(60), messages: 10_000_000 }
+    }
+}
+
+impl LagBounds {
+    /// For so long. Default: a minute. What cannot be read is tried again for as long.
+    pub fn time(mut self, time: Duration) -> LagBounds {
+        self.time = time;
+        self
+    }
+
+    /// So many messages, whether they are wanted or not. Default: ten million.
+    pub fn messages(mut self, messages: u64) -> LagBounds {
+        self.messages = messages;
+        self
+    }
 }
 
 /// A broker as the name servers know it.

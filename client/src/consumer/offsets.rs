@@ -64,6 +64,29 @@ impl Asker {
         Ok(table.queues().into_iter().flatten().copied().collect())
     }
 
+    /// How a group stands in queues of one shard.
+    pub(crate) async fn lag(
+        &self,
+        address: &Arc<str>,
+        shard: u16,
+        group: u32,
+        queues: &[(u32, u32)],
+    ) -> Result<Vec<wire::QueueLag>> {
+        let operation = "query lag";
+        let request = Request::new(Opcode::QueryLag, operation).shard(shard);
+        let refs: Vec<_> = queues.iter().map(|(t, q)| wire::QueueRef::new(*t, *q)).collect();
+        let answer = self
+            .control(address)
+            .await?
+            .call(request, self.limit, |fbb| {
+                let queues = Some(fbb.create_vector(&refs));
+                wire::QueryLag::create(fbb, &wire::QueryLagArgs { group, queues })
+            })
+            .await?;
+        let table = answer.read::<wire::QueryLagAnswer<'_>>(operation)?;
+        Ok(table.queues().into_iter().flatten().copied().collect())
+    }
+
     /// Offsets by time of queues of one shard: (topic id, queue, ms or `AT_`).
     pub(crate) async fn search(
         &self,

@@ -2213,6 +2213,541 @@ impl<'a> FoundOffset {
 
 }
 
+// struct QueueLag, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct QueueLag(pub [u8; 96]);
+impl Default for QueueLag { 
+  fn default() -> Self { 
+    Self([0; 96])
+  }
+}
+impl ::core::fmt::Debug for QueueLag {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("QueueLag")
+      .field("topic", &self.topic())
+      .field("queue", &self.queue())
+      .field("committed", &self.committed())
+      .field("fetched", &self.fetched())
+      .field("popped", &self.popped())
+      .field("min_offset", &self.min_offset())
+      .field("max_offset", &self.max_offset())
+      .field("committed_ms", &self.committed_ms())
+      .field("owner", &self.owner())
+      .field("delayed", &self.delayed())
+      .field("in_flight", &self.in_flight())
+      .field("back", &self.back())
+      .field("generation", &self.generation())
+      .field("status", &self.status())
+      .field("reserved", &self.reserved())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for QueueLag {}
+impl<'a> ::flatbuffers::Follow<'a> for QueueLag {
+  type Inner = &'a QueueLag;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a QueueLag>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a QueueLag {
+  type Inner = &'a QueueLag;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<QueueLag>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for QueueLag {
+    type Output = QueueLag;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const QueueLag as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for QueueLag {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> QueueLag {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    topic: u32,
+    queue: u32,
+    committed: i64,
+    fetched: i64,
+    popped: i64,
+    min_offset: u64,
+    max_offset: u64,
+    committed_ms: i64,
+    owner: &MemberId,
+    delayed: u64,
+    in_flight: u32,
+    back: u32,
+    generation: u32,
+    status: u16,
+    reserved: u16,
+  ) -> Self {
+    let mut s = Self([0; 96]);
+    s.set_topic(topic);
+    s.set_queue(queue);
+    s.set_committed(committed);
+    s.set_fetched(fetched);
+    s.set_popped(popped);
+    s.set_min_offset(min_offset);
+    s.set_max_offset(max_offset);
+    s.set_committed_ms(committed_ms);
+    s.set_owner(owner);
+    s.set_delayed(delayed);
+    s.set_in_flight(in_flight);
+    s.set_back(back);
+    s.set_generation(generation);
+    s.set_status(status);
+    s.set_reserved(reserved);
+    s
+  }
+
+  pub fn topic(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_topic(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn queue(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_queue(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// As `QueryOffsets` says; of a group that pops, everything below is done. -1: the group never was here.
+  pub fn committed(&self) -> i64 {
+    let mut mem = ::core::mem::MaybeUninit::<<i64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_committed(&mut self, x: i64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// First offset that the owner has not been given since it owns the queue; -1: it has asked for nothing yet.
+  pub fn fetched(&self) -> i64 {
+    let mut mem = ::core::mem::MaybeUninit::<<i64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_fetched(&mut self, x: i64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// First offset that was never looked at for a pop; -1: the group never popped here.
+  pub fn popped(&self) -> i64 {
+    let mut mem = ::core::mem::MaybeUninit::<<i64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_popped(&mut self, x: i64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn min_offset(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[32..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_min_offset(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[32..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// The high watermark.
+  pub fn max_offset(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[40..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_max_offset(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[40..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// When the last commit came, ms since epoch; 0: never.
+  pub fn committed_ms(&self) -> i64 {
+    let mut mem = ::core::mem::MaybeUninit::<<i64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[48..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_committed_ms(&mut self, x: i64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[48..].as_mut_ptr(),
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn owner(&self) -> &MemberId {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[56..].as_ptr() as *const MemberId) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_owner(&mut self, x: &MemberId) {
+    self.0[56..56 + 16].copy_from_slice(&x.0)
+  }
+
+  /// Delayed messages that wait for their time, and are then messages of this queue.
+  pub fn delayed(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[72..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_delayed(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[72..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// Below `popped`: messages that were handed out, and are invisible.
+  pub fn in_flight(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[80..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_in_flight(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[80..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// Below `popped`: messages that can be handed out again, or wait for another of their message group.
+  pub fn back(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[84..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_back(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[84..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn generation(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[88..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_generation(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[88..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// An error code for this queue alone; 0: none.
+  pub fn status(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[92..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_status(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[92..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[94..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[94..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 /// A message's unique id: its 16 bytes as two big-endian numbers.
 // struct MessageId, aligned to 8
 #[repr(transparent)]
@@ -3722,6 +4257,607 @@ impl ::core::fmt::Debug for ResetOffsets<'_> {
     let mut ds = f.debug_struct("ResetOffsets");
       ds.field("group", &self.group());
       ds.field("entries", &self.entries());
+      ds.finish()
+  }
+}
+pub enum QueryLagOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// How groups stand in queues of the shard that is asked: what `QueryOffsets` says, and what is on its way.
+pub struct QueryLag<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for QueryLag<'a> {
+  type Inner = QueryLag<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> QueryLag<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_QUEUES: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    QueryLag { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args QueryLagArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<QueryLag<'bldr>> {
+    let mut builder = QueryLagBuilder::new(_fbb);
+    if let Some(x) = args.queues { builder.add_queues(x); }
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(QueryLag::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn queues(&self) -> Option<::flatbuffers::Vector<'a, QueueRef>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, QueueRef>>>(QueryLag::VT_QUEUES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for QueryLag<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, QueueRef>>>("queues", Self::VT_QUEUES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct QueryLagArgs<'a> {
+    pub group: u32,
+    pub queues: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, QueueRef>>>,
+}
+impl<'a> Default for QueryLagArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    QueryLagArgs {
+      group: 0,
+      queues: None,
+    }
+  }
+}
+
+pub struct QueryLagBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> QueryLagBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(QueryLag::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_queues(&mut self, queues: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , QueueRef>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(QueryLag::VT_QUEUES, queues);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> QueryLagBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    QueryLagBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<QueryLag<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for QueryLag<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("QueryLag");
+      ds.field("group", &self.group());
+      ds.field("queues", &self.queues());
+      ds.finish()
+  }
+}
+pub enum QueryLagAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct QueryLagAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for QueryLagAnswer<'a> {
+  type Inner = QueryLagAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> QueryLagAnswer<'a> {
+  pub const VT_QUEUES: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    QueryLagAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args QueryLagAnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<QueryLagAnswer<'bldr>> {
+    let mut builder = QueryLagAnswerBuilder::new(_fbb);
+    if let Some(x) = args.queues { builder.add_queues(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn queues(&self) -> Option<::flatbuffers::Vector<'a, QueueLag>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, QueueLag>>>(QueryLagAnswer::VT_QUEUES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for QueryLagAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, QueueLag>>>("queues", Self::VT_QUEUES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct QueryLagAnswerArgs<'a> {
+    pub queues: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, QueueLag>>>,
+}
+impl<'a> Default for QueryLagAnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    QueryLagAnswerArgs {
+      queues: None,
+    }
+  }
+}
+
+pub struct QueryLagAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> QueryLagAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_queues(&mut self, queues: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , QueueLag>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(QueryLagAnswer::VT_QUEUES, queues);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> QueryLagAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    QueryLagAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<QueryLagAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for QueryLagAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("QueryLagAnswer");
+      ds.field("queues", &self.queues());
+      ds.finish()
+  }
+}
+pub enum CountMessagesOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Counts messages of a queue without sending them: from the index by tag, from the records by expression. An answer
+/// comes after a bounded piece of work, and says where to go on.
+pub struct CountMessages<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for CountMessages<'a> {
+  type Inner = CountMessages<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> CountMessages<'a> {
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 4;
+  pub const VT_QUEUE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_BEGIN: ::flatbuffers::VOffsetT = 8;
+  pub const VT_END: ::flatbuffers::VOffsetT = 10;
+  pub const VT_FILTER: ::flatbuffers::VOffsetT = 12;
+  pub const VT_POPPED_BY: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    CountMessages { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CountMessagesArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<CountMessages<'bldr>> {
+    let mut builder = CountMessagesBuilder::new(_fbb);
+    builder.add_end(args.end);
+    builder.add_begin(args.begin);
+    builder.add_popped_by(args.popped_by);
+    if let Some(x) = args.filter { builder.add_filter(x); }
+    builder.add_queue(args.queue);
+    builder.add_topic(args.topic);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn topic(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(CountMessages::VT_TOPIC, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn queue(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(CountMessages::VT_QUEUE, Some(0)).unwrap()}
+  }
+  /// From this offset on; one that is not there any more stands for the first that is.
+  #[inline]
+  pub fn begin(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CountMessages::VT_BEGIN, Some(0)).unwrap()}
+  }
+  /// Below this offset, and below the high watermark.
+  #[inline]
+  pub fn end(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CountMessages::VT_END, Some(18446744073709551615)).unwrap()}
+  }
+  /// Absent: every message counts.
+  #[inline]
+  pub fn filter(&self) -> Option<TagFilter<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TagFilter>>(CountMessages::VT_FILTER, None)}
+  }
+  /// Not 0: the filter with which this group popped last from the topic, if it did since the shard started.
+  #[inline]
+  pub fn popped_by(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(CountMessages::VT_POPPED_BY, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for CountMessages<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<u32>("queue", Self::VT_QUEUE, false)?
+     .visit_field::<u64>("begin", Self::VT_BEGIN, false)?
+     .visit_field::<u64>("end", Self::VT_END, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TagFilter>>("filter", Self::VT_FILTER, false)?
+     .visit_field::<u32>("popped_by", Self::VT_POPPED_BY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CountMessagesArgs<'a> {
+    pub topic: u32,
+    pub queue: u32,
+    pub begin: u64,
+    pub end: u64,
+    pub filter: Option<::flatbuffers::WIPOffset<TagFilter<'a>>>,
+    pub popped_by: u32,
+}
+impl<'a> Default for CountMessagesArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    CountMessagesArgs {
+      topic: 0,
+      queue: 0,
+      begin: 0,
+      end: 18446744073709551615,
+      filter: None,
+      popped_by: 0,
+    }
+  }
+}
+
+pub struct CountMessagesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CountMessagesBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_topic(&mut self, topic: u32) {
+    self.fbb_.push_slot::<u32>(CountMessages::VT_TOPIC, topic, 0);
+  }
+  #[inline]
+  pub fn add_queue(&mut self, queue: u32) {
+    self.fbb_.push_slot::<u32>(CountMessages::VT_QUEUE, queue, 0);
+  }
+  #[inline]
+  pub fn add_begin(&mut self, begin: u64) {
+    self.fbb_.push_slot::<u64>(CountMessages::VT_BEGIN, begin, 0);
+  }
+  #[inline]
+  pub fn add_end(&mut self, end: u64) {
+    self.fbb_.push_slot::<u64>(CountMessages::VT_END, end, 18446744073709551615);
+  }
+  #[inline]
+  pub fn add_filter(&mut self, filter: ::flatbuffers::WIPOffset<TagFilter<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TagFilter>>(CountMessages::VT_FILTER, filter);
+  }
+  #[inline]
+  pub fn add_popped_by(&mut self, popped_by: u32) {
+    self.fbb_.push_slot::<u32>(CountMessages::VT_POPPED_BY, popped_by, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CountMessagesBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CountMessagesBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<CountMessages<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for CountMessages<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("CountMessages");
+      ds.field("topic", &self.topic());
+      ds.field("queue", &self.queue());
+      ds.field("begin", &self.begin());
+      ds.field("end", &self.end());
+      ds.field("filter", &self.filter());
+      ds.field("popped_by", &self.popped_by());
+      ds.finish()
+  }
+}
+pub enum CountMessagesAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct CountMessagesAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for CountMessagesAnswer<'a> {
+  type Inner = CountMessagesAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> CountMessagesAnswer<'a> {
+  pub const VT_MATCHING: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NEXT: ::flatbuffers::VOffsetT = 6;
+  pub const VT_COMPLETE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_FIRST_MS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_UNREADABLE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SQL: ::flatbuffers::VOffsetT = 14;
+  pub const VT_TAGS: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    CountMessagesAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CountMessagesAnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<CountMessagesAnswer<'bldr>> {
+    let mut builder = CountMessagesAnswerBuilder::new(_fbb);
+    builder.add_unreadable(args.unreadable);
+    builder.add_first_ms(args.first_ms);
+    builder.add_next(args.next);
+    builder.add_matching(args.matching);
+    builder.add_tags(args.tags);
+    if let Some(x) = args.sql { builder.add_sql(x); }
+    builder.add_complete(args.complete);
+    builder.finish()
+  }
+
+
+  /// Messages that are wanted, as `Fetch` would send them.
+  #[inline]
+  pub fn matching(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CountMessagesAnswer::VT_MATCHING, Some(0)).unwrap()}
+  }
+  /// Everything below was looked at.
+  #[inline]
+  pub fn next(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CountMessagesAnswer::VT_NEXT, Some(0)).unwrap()}
+  }
+  /// Nothing is left from there on.
+  #[inline]
+  pub fn complete(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(CountMessagesAnswer::VT_COMPLETE, Some(false)).unwrap()}
+  }
+  /// When the first of them was stored, ms since epoch; 0: there is none.
+  #[inline]
+  pub fn first_ms(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(CountMessagesAnswer::VT_FIRST_MS, Some(0)).unwrap()}
+  }
+  /// Offsets that are lost to damage, or that cannot be read: they are not among `matching`.
+  #[inline]
+  pub fn unreadable(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CountMessagesAnswer::VT_UNREADABLE, Some(0)).unwrap()}
+  }
+  /// Of the group that is named: its expression, or how many tags it wants; neither: every message.
+  #[inline]
+  pub fn sql(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(CountMessagesAnswer::VT_SQL, None)}
+  }
+  #[inline]
+  pub fn tags(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(CountMessagesAnswer::VT_TAGS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for CountMessagesAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("matching", Self::VT_MATCHING, false)?
+     .visit_field::<u64>("next", Self::VT_NEXT, false)?
+     .visit_field::<bool>("complete", Self::VT_COMPLETE, false)?
+     .visit_field::<i64>("first_ms", Self::VT_FIRST_MS, false)?
+     .visit_field::<u64>("unreadable", Self::VT_UNREADABLE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("sql", Self::VT_SQL, false)?
+     .visit_field::<u32>("tags", Self::VT_TAGS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CountMessagesAnswerArgs<'a> {
+    pub matching: u64,
+    pub next: u64,
+    pub complete: bool,
+    pub first_ms: i64,
+    pub unreadable: u64,
+    pub sql: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub tags: u32,
+}
+impl<'a> Default for CountMessagesAnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    CountMessagesAnswerArgs {
+      matching: 0,
+      next: 0,
+      complete: false,
+      first_ms: 0,
+      unreadable: 0,
+      sql: None,
+      tags: 0,
+    }
+  }
+}
+
+pub struct CountMessagesAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CountMessagesAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_matching(&mut self, matching: u64) {
+    self.fbb_.push_slot::<u64>(CountMessagesAnswer::VT_MATCHING, matching, 0);
+  }
+  #[inline]
+  pub fn add_next(&mut self, next: u64) {
+    self.fbb_.push_slot::<u64>(CountMessagesAnswer::VT_NEXT, next, 0);
+  }
+  #[inline]
+  pub fn add_complete(&mut self, complete: bool) {
+    self.fbb_.push_slot::<bool>(CountMessagesAnswer::VT_COMPLETE, complete, false);
+  }
+  #[inline]
+  pub fn add_first_ms(&mut self, first_ms: i64) {
+    self.fbb_.push_slot::<i64>(CountMessagesAnswer::VT_FIRST_MS, first_ms, 0);
+  }
+  #[inline]
+  pub fn add_unreadable(&mut self, unreadable: u64) {
+    self.fbb_.push_slot::<u64>(CountMessagesAnswer::VT_UNREADABLE, unreadable, 0);
+  }
+  #[inline]
+  pub fn add_sql(&mut self, sql: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(CountMessagesAnswer::VT_SQL, sql);
+  }
+  #[inline]
+  pub fn add_tags(&mut self, tags: u32) {
+    self.fbb_.push_slot::<u32>(CountMessagesAnswer::VT_TAGS, tags, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CountMessagesAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CountMessagesAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<CountMessagesAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for CountMessagesAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("CountMessagesAnswer");
+      ds.field("matching", &self.matching());
+      ds.field("next", &self.next());
+      ds.field("complete", &self.complete());
+      ds.field("first_ms", &self.first_ms());
+      ds.field("unreadable", &self.unreadable());
+      ds.field("sql", &self.sql());
+      ds.field("tags", &self.tags());
       ds.finish()
   }
 }

@@ -67,7 +67,7 @@ fn queues_stay_with_who_comes_back_and_go_from_who_leaves_or_dies() {
 
         // A process that dies says nothing: its session has to end.
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_ringmq-test-consumer"))
-            .args([&site.namesrv(), "billing", "orders"])
+            .args([&site.namesrv(), "billing", "orders", "concurrent", "0"])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::null())
             .spawn()

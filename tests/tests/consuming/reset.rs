@@ -1,8 +1,10 @@
 //! Offsets are set while the group is alive.
 
+use super::lag::until_total;
 use super::{CLOSING, Seen, committed, member, numbered, poll_all, polling, send, topic, until};
-use ringmq::{ErrorKind, Queue, SeekTo};
+use ringmq::{ConsumeFrom, ErrorKind, Filter, GroupSpec, Queue, Record, SeekTo};
 use ringmq_tests::site::{Site, bounds};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How soon members are to notice a reset.
@@ -101,5 +103,74 @@ fn what_a_member_had_before_a_reset_is_not_committed_after_it() {
     });
     let site = site.kill_and_restart();
     site.run(async |client| assert_eq!(committed(&client, "billing").await, 3));
+    site.end();
+}
+
+/// A reset leaves the group's retry topic as it is, as RocketMQ does; it is reset under its own name.
+#[test]
+fn what_failed_comes_again_after_a_reset_unless_the_retry_topic_is_reset_too() {
+    const RETRY: &str = "%RETRY%billing";
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), &[]);
+    site.run(async |client| {
+        let admin = client.admin();
+        topic(&client, "orders", 2).await;
+        topic(&client, "others", 1).await;
+        let pause = Duration::from_secs(5);
+        admin.create_group(GroupSpec::new("billing").retry_pauses([pause])).await.unwrap();
+        send(&client, "orders", numbered(0..20)).await;
+        send(&client, "others", numbered(20..25)).await;
+        // Body and attempt of each, and whether it is to fail.
+        let seen: Arc<Mutex<Vec<(String, u32)>>> = Arc::default();
+        let listening = async |fails: bool| {
+            let into = Arc::clone(&seen);
+            let consumer = client.push_consumer("billing").from(ConsumeFrom::First);
+            let consumer = consumer.commit_interval(Duration::from_millis(20));
+            let consumer = consumer.subscribe("orders", Filter::all());
+            let consumer = consumer.subscribe("others", Filter::all());
+            let listener = move |record: Record| {
+                let body = String::from_utf8(record.body().to_vec()).unwrap();
+                into.lock().unwrap().push((body, record.delivery_attempt()));
+                std::future::ready(if fails { Err("no") } else { Ok(()) })
+            };
+            consumer.listen(listener).await.unwrap()
+        };
+        let consumer = listening(true).await;
+        until_total(&client, "billing", [0, 0, 0, 0, 25]).await;
+        consumer.close(CLOSING).await.unwrap();
+        until("they are in the retry topic", async || {
+            let lag = admin.lag("billing").await.unwrap();
+            lag.iter().all(|lag| lag.delayed == 0)
+        })
+        .await;
+
+        // All that it consumes, on every topic but that one.
+        let moved = admin.reset_group("billing", SeekTo::First).await.unwrap();
+        let names: Vec<&str> = moved.iter().map(|(queue, _)| &*queue.topic).collect();
+        assert_eq!(names, ["orders", "orders", "others"]);
+        until_total(&client, "billing", [25, 25, 0, 0, 25]).await;
+        seen.lock().unwrap().clear();
+        let consumer = listening(false).await;
+        until_total(&client, "billing", [0, 0, 0, 0, 0]).await;
+        // For the first time, or again.
+        let count = |again: bool| {
+            let seen = seen.lock().unwrap();
+            seen.iter().filter(|(_, attempt)| (*attempt > 1) == again).count()
+        };
+        assert_eq!((count(false), count(true)), (25, 25), "once more, and what failed again");
+
+        // Under its own name, while the group is alive. Some may have failed twice before.
+        let failed = bounds(&client, RETRY).await.values().map(|(_, end)| *end).sum::<u64>();
+        seen.lock().unwrap().clear();
+        let moved = admin.reset_offsets("billing", RETRY, SeekTo::First).await.unwrap();
+        assert!(moved.iter().all(|(queue, offset)| &*queue.topic == RETRY && *offset == 0));
+        until("they come again", async || count(true) as u64 == failed).await;
+        assert_eq!(count(false), 0);
+        consumer.close(CLOSING).await.unwrap();
+        admin.reset_offsets("billing", RETRY, SeekTo::First).await.unwrap();
+        until_total(&client, "billing", [0, 0, 0, 0, failed]).await;
+        admin.reset_offsets("billing", RETRY, SeekTo::Last).await.unwrap();
+        until_total(&client, "billing", [0, 0, 0, 0, 0]).await;
+    });
     site.end();
 }

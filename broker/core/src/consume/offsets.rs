@@ -16,6 +16,8 @@ pub(crate) struct Progress {
     /// 0: nobody.
     pub(crate) owner: Member,
     pub(crate) generation: u32,
+    /// First offset that who owns it was not given; not in the log: its next fetch says it again.
+    pub(crate) fetched: Option<u64>,
 }
 
 /// By group and queue.
@@ -39,6 +41,33 @@ impl Offsets {
         }
     }
 
+    /// Whether `member` may fetch from the queue under `generation`, which it does from `offset` on.
+    pub(crate) fn fetches(
+        &mut self,
+        (group, queue): (u32, QueueId),
+        (member, generation): (Member, u32),
+        offset: u64,
+    ) -> bool {
+        let Some(progress) = self.entries.get_mut(&(group, queue)) else {
+            return generation == 0;
+        };
+        let is_owner = progress.owner == member && progress.generation == generation;
+        if is_owner || generation == 0 && progress.owner == 0 {
+            progress.fetched = Some(offset);
+        }
+        // Whoever reads as no member may read everything.
+        is_owner || generation == 0
+    }
+
+    /// What lies below `offset` goes out to a member.
+    pub(crate) fn sent(&mut self, group: u32, queue: QueueId, member: Member, offset: u64) {
+        if let Some(progress) = self.entries.get_mut(&(group, queue))
+            && (progress.owner == member || progress.owner == 0)
+        {
+            progress.fetched = Some(offset);
+        }
+    }
+
     /// Moves a committed offset forwards; `false` when it is there already.
     pub(crate) fn commit(&mut self, group: u32, queue: QueueId, offset: u64, now_ms: i64) -> bool {
         let progress = self.entries.entry((group, queue)).or_default();
@@ -55,6 +84,7 @@ impl Offsets {
         let progress = self.entries.entry((group, queue)).or_default();
         progress.committed = Some(offset);
         progress.committed_ms = now_ms;
+        progress.fetched = None;
     }
 
     /// Sets the owner when the generation is newer than the one known.
@@ -65,6 +95,7 @@ impl Offsets {
         }
         progress.owner = owner.member;
         progress.generation = owner.generation;
+        progress.fetched = None;
         true
     }
 

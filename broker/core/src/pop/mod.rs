@@ -64,6 +64,12 @@ impl Flights {
         self.flights.len()
     }
 
+    /// How many can be handed out again, or wait for another of their lane. Looks at each that can.
+    pub(crate) fn back(&self, now_ms: i64) -> usize {
+        let expired = self.due.range(..=(now_ms, u64::MAX)).count();
+        expired + self.flights.len() - self.due.len()
+    }
+
     /// When the next one comes back.
     pub(crate) fn earliest_ms(&self) -> Option<i64> {
         self.due.first().map(|(until_ms, _)| *until_ms)

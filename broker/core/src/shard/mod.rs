@@ -23,6 +23,7 @@ mod retry;
 mod sealing;
 mod snapshot;
 mod timers;
+mod types;
 mod waiting;
 
 pub use lag::GroupLag;
@@ -340,6 +341,8 @@ impl<M: Memory> Shard<M> {
             Opcode::SearchOffsets => self.search_offsets(asker, frame.table, out),
             Opcode::GetMessage => self.get_message(asker, frame.table, out),
             Opcode::FindMessages => self.find_messages(asker, frame.table, out),
+            Opcode::QueryLag => self.query_lag(now, asker, frame.table, out),
+            Opcode::CountMessages => self.count_messages(now, asker, frame.table, out),
             Opcode::ResetOffsets => self.reset_offsets(now, asker, frame.table, out),
             Opcode::GroupHeartbeat => self.group_heartbeat(now, asker, frame.table, out),
             Opcode::GroupLeave => self.group_leave(now, asker, frame.table, out),
@@ -496,7 +499,7 @@ impl<M: Memory> Shard<M> {
         self.step_timers(now, out);
         self.step_sealing(now, out);
         self.step_snapshot(now, out);
-        self.step_lookups(out);
+        self.step_lookups(now, out);
         self.step_retention(now, out);
         self.step_mending(now, out);
         let wanted = self.sync_wanted > self.log.flushed() || self.stopping;

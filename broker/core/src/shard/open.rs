@@ -99,7 +99,7 @@ impl<M: Memory> Shard<M> {
         }
         let indexed =
             segments.iter().filter_map(|segment| segment.index.map(|i| (segment.base, i)));
-        let timers = Timers::open(tables.timers, tables.timer_rows, indexed);
+        let timers = Timers::open(tables.timers, tables.delayed, tables.timer_rows, indexed);
         // Recovery made all of it durable before a consumer can see it.
         queues.show_all();
         let fenced_bytes = fenced.iter().map(|range| range.to - range.from).sum();

@@ -40,7 +40,9 @@ impl<M: Memory> Shard<M> {
             _ => topic_flush == FlushMode::Sync,
         };
         let (durable, delays) = self.check_run(id, frame.run, records, durable)?;
-        if delays.check(self.config.delay_ms_max, now)? {
+        let is_delayed = delays.check(self.config.delay_ms_max, now)?;
+        self.check_type(id.topic, &delays, frame.run)?;
+        if is_delayed {
             self.check_timers(&delays)?;
             let (position, end) = self.append_timers(frame.run, durable, now, out);
             let produced = (record::NO_OFFSET, records, position, end);

@@ -178,6 +178,8 @@ impl<M: Memory> Shard<M> {
                 let woken = self.queues.forget_topic(*id);
                 self.offsets.forget_topic(*id);
                 self.pops.forget_topic(*id);
+                self.poppers.forget_topic(*id);
+                self.timers.delayed.forget_topic(*id);
                 self.retention.segments.forget(*id);
                 self.fetches.wake(woken);
                 self.topic_gone(*id, now, out);
@@ -186,6 +188,7 @@ impl<M: Memory> Shard<M> {
             Change::GroupDeleted { id } => {
                 self.offsets.forget_group(*id);
                 self.pops.forget_group(*id);
+                self.poppers.forget_group(*id);
                 self.end_pops(Some(*id), now, out);
                 self.group_gone(*id, out);
             }

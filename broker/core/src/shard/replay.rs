@@ -23,7 +23,7 @@ use crate::registry::Registry;
 use crate::seam::LogFiles;
 use crate::snapshot::{self, Item};
 use crate::state;
-use crate::timer::{Key, Marks};
+use crate::timer::{Delayed, Key, Marks};
 use ringmq_schema::placement::shard_of_queue;
 use ringmq_schema::record::{FLAG_DELAYED, HEADER_BYTES, Kind, RecordHeader, RecordRef};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -61,6 +61,7 @@ pub(super) struct Tables {
     is_synced: bool,
     pub(super) holes: Holes,
     pub(super) timers: Marks,
+    pub(super) delayed: Delayed,
     /// Delayed messages in segments without an index, by base.
     pub(super) timer_rows: Vec<(u64, Vec<TimerRow>)>,
     /// Bounds of the segments that were read.
@@ -94,6 +95,7 @@ impl Tables {
             is_synced: false,
             holes: Holes::default(),
             timers: Marks::default(),
+            delayed: Delayed::default(),
             timer_rows: Vec::new(),
             bounds: BTreeMap::new(),
             seen: BTreeSet::new(),
@@ -117,6 +119,7 @@ impl Tables {
             self.pops.forget_topic(topic);
         }
         self.topics.forget_if(|topic| self.registry.is_deleted(topic));
+        self.delayed.forget_if(|topic| self.registry.is_deleted(topic));
         self.timers.settle(segments.front().map_or(0, |segment| segment.base));
         self.timer_rows.push((self.rows.base, self.rows.timers.clone()));
         // The last segment is full and has its index: there is nothing to seal, and nothing to seal it with.
@@ -205,6 +208,7 @@ impl Tables {
             queues,
             holes,
             timers,
+            delayed,
             first_known,
             has_state,
             gone_topics,
@@ -219,6 +223,8 @@ impl Tables {
             Item::Fired(key) => timers.restore_fired(key),
             Item::Moved(base, key) => timers.append_again(Some(base), key),
             Item::Behind(key, bytes) => timers.restore_behind(key, bytes),
+            Item::DelayedOf(first, last) => delayed.clear(first, last),
+            Item::Delayed(queue, count) => delayed.restore(queue, count),
             Item::Registry { version, last_topic, last_group } => {
                 registry.restore_head(version, last_topic, last_group);
             }
@@ -291,9 +297,10 @@ impl Tables {
                 Ok(())
             }
             Kind::TimerEnd => {
-                let key = state::read_timer(record.payload)
+                let (key, queue) = state::read_timer(record.payload)
                     .ok_or("the record of a message that was taken back does not parse")?;
                 self.timers.recall(key);
+                self.delayed.end(queue);
                 Ok(())
             }
             _ => Err("it is of a kind that this version does not know"),
@@ -307,6 +314,8 @@ impl Tables {
             let within = self.bounds.range(..=position).next_back();
             let base = within.filter(|(_, end)| position < **end).map(|(base, _)| *base);
             self.timers.append_again(base, Key { due_ms, position });
+        } else {
+            self.delayed.set(QueueId { topic: header.topic.get(), queue: header.queue.get() });
         }
         let key = Key { due_ms, position: header.position.get() };
         self.timers.set(key, header.prefix.length.get());
@@ -396,6 +405,8 @@ impl Replay for Tables {
             if state && header.flags.get() & FLAG_DELAYED != 0 {
                 let (due_ms, position) = (header.deliver_ms.get(), header.producer_id.get());
                 self.timers.fire(Key { due_ms, position });
+                let (topic, queue) = (header.topic.get(), header.queue.get());
+                self.delayed.end(QueueId { topic, queue });
             }
             return self.take_message(segment, record);
         }

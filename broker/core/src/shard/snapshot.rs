@@ -32,6 +32,8 @@ enum Next {
     Recalled(Option<Key>),
     Fired,
     Behind(Option<Key>),
+    /// From this queue on.
+    Delayed(QueueId),
     /// From this group and queue on; with an offset, behind it.
     Pops((u32, QueueId), Option<u64>),
     End,
@@ -179,8 +181,7 @@ impl<M: Memory> Shard<M> {
             }
             Next::Behind(after) => {
                 let mut slice = Slice::behind();
-                let first = QueueId { topic: 0, queue: 0 };
-                let mut next = Next::Pops((0, first), None);
+                let mut next = Next::Delayed(QueueId { topic: 0, queue: 0 });
                 // One that was taken back is as good as over. Replay may have forgotten by now that it was: it knew
                 // of nothing behind before this slice.
                 let marks = &self.timers.marks;
@@ -194,6 +195,7 @@ impl<M: Memory> Shard<M> {
                 }
                 (slice, next)
             }
+            Next::Delayed(first) => self.delayed_slice(first),
             Next::Pops(first, behind) => self.pop_slice(first, behind, now),
             Next::End => {
                 let begin = self.snapshots.begin;
@@ -207,6 +209,25 @@ impl<M: Memory> Shard<M> {
             self.append_slice(&slice, now, out);
         }
         self.snapshots.next = next;
+    }
+
+    /// It says of each queue of a range how many wait, and replay counts on from there.
+    fn delayed_slice(&self, first: QueueId) -> (Slice, Next) {
+        const ENTRY_BYTES: usize = 16;
+        let most = SLICE_BYTES / ENTRY_BYTES;
+        let counts: Vec<_> = self.timers.delayed.from(first).take(most).collect();
+        let is_full = counts.len() == most;
+        let end = QueueId { topic: u32::MAX, queue: u32::MAX };
+        let last = counts.last().map_or(end, |(queue, _)| if is_full { *queue } else { end });
+        let mut slice = Slice::delayed(first, last);
+        counts.iter().for_each(|(queue, count)| slice.add_delayed(*queue, *count));
+        let behind = QueueId { queue: last.queue.saturating_add(1), ..last };
+        let start = (0, QueueId { topic: 0, queue: 0 });
+        if counts.is_empty() && first == start.1 {
+            // Replay counts no more than there are: what it knows of by then is none, too.
+            return (Slice::queues(), Next::Pops(start, None));
+        }
+        (slice, if is_full { Next::Delayed(behind) } else { Next::Pops(start, None) })
     }
 
     fn pop_slice(&self, first: (u32, QueueId), mut behind: Option<u64>, now: Now) -> (Slice, Next) {

@@ -52,6 +52,12 @@ impl Marks {
         range(after, |bounds| self.behind.range(bounds)).map(|(key, bytes)| (*key, *bytes))
     }
 
+    /// Whether there is one of these that is due at this time.
+    pub(crate) fn is_behind_at(&self, due_ms: i64) -> bool {
+        let at = |position| Key { due_ms, position };
+        self.behind.range(at(0)..=at(u64::MAX)).next().is_some()
+    }
+
     /// How many there are of these.
     pub(crate) fn behind_len(&self) -> usize {
         self.behind.len()

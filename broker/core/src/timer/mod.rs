@@ -7,10 +7,12 @@
 //! Where the pending ones are is known by [`Sources`]: of segments without an index every row is in memory, of
 //! sealed ones the index has them sorted by key, and a page of it around the next one is in memory.
 
+mod delayed;
 mod marks;
 mod run;
 mod sources;
 
+pub(crate) use delayed::Delayed;
 pub(crate) use marks::Marks;
 pub(crate) use sources::{Head, Pulled, Sources};
 

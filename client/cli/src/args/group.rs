@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::record_format::RecordFormat;
 use crate::values::{self, Place};
 
 /// `group`.
@@ -28,13 +29,18 @@ pub enum GroupVerb {
     Describe {
         /// The group
         group: String,
+        /// Behind an SQL expression look at so many messages of each queue at most [default: 10 million]
+        #[arg(long, value_name = "N")]
+        at_most: Option<u64>,
     },
+    /// Receive messages one by one, as one more consumer of the group would
+    Pop(Pop),
     /// Show who is in a group, and what each owns
     Members {
         /// The group
         group: String,
     },
-    /// Move a group's offsets on a topic
+    /// Move a group's offsets, on one topic or on all that it consumes
     Reset(Reset),
     /// Delete a group, its offsets, and what waits for another attempt
     Rm {
@@ -77,21 +83,61 @@ pub enum Consumption {
     Off,
 }
 
+/// `group pop`.
+#[derive(Debug, Args)]
+pub struct Pop {
+    /// The group; it is made when nobody knows it
+    pub group: String,
+    /// The topic
+    #[arg(long)]
+    pub topic: String,
+    /// Stop after so many messages
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub count: u64,
+    /// Nobody else of the group gets them for so long, and then they come back; 10s to 12h
+    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "30s")]
+    pub invisible: Duration,
+    /// Wait so long for the first message
+    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "1s")]
+    pub wait: Duration,
+    /// Acknowledge what was printed: it is done for the group
+    #[arg(long)]
+    pub ack: bool,
+    /// Where a group begins that has consumed nothing yet: first, last, -10m or 2026-01-31T12:00:00Z
+    #[arg(long, value_parser = values::place, allow_hyphen_values = true, default_value = "first")]
+    pub from: Place,
+    /// Only messages with these tags, as in "paid || refunded": the others are done for the group
+    #[arg(long, default_value = "*")]
+    pub tags: String,
+    /// Only messages with such properties, as in "region = 'eu' AND amount > 100"
+    #[arg(long, value_name = "EXPRESSION", conflicts_with = "tags")]
+    pub sql: Option<String>,
+    /// How a message is printed: %t topic, %q queue, %o offset, %a attempt, %v body, ...
+    #[arg(
+        short,
+        long,
+        default_value = "%v\\n",
+        value_parser = RecordFormat::parse,
+        long_help = format!("How a message is printed: {}", crate::record_format::PLACEHOLDERS)
+    )]
+    pub format: RecordFormat,
+}
+
 /// `group reset`.
 #[derive(Debug, Args)]
 pub struct Reset {
     /// The group
     pub group: String,
-    /// The topic
+    /// The topic [default: all that the group consumes, but for its retry topic: what failed comes again]
     #[arg(long)]
-    pub topic: String,
+    pub topic: Option<String>,
     /// first, last, -10m, 2026-01-31T12:00:00Z or an offset
     #[arg(long, value_parser = values::place, allow_hyphen_values = true)]
     pub to: Place,
     /// Only this queue; may be given several times
-    #[arg(long = "queue", value_name = "N")]
+    #[arg(long = "queue", value_name = "N", requires = "topic")]
     pub queues: Vec<u32>,
     /// Only on this broker
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "topic")]
     pub broker: Option<String>,
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub use dlq::{DlqVerb, Export, Resend, Show};
-pub use group::{Change, Consumption, GroupVerb, Reset};
+pub use group::{Change, Consumption, GroupVerb, Pop, Reset};
 #[cfg(target_os = "linux")]
 pub use log::{Dump, LogVerb};
 pub use message::{Find, Get, MessageVerb, Print};

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ringmq::{Client, Filter, Message, MessageId, Queue, Record};
+use ringmq::{Client, Filter, Message, MessageId, MessageType, Queue, Record};
 use serde::Serialize;
 
 use super::consume::{onlooker, onlooker_group};
@@ -152,8 +152,22 @@ pub(super) async fn send_again(
 ) -> Result<u64, Failure> {
     let producer = client.producer("ringmq-cli").timeout(global.timeout).build().await?;
     let bar = bar(records.len() as u64, "sent", global.quiet);
+    let mut delays: HashMap<String, bool> = HashMap::new();
     for record in records {
-        let sent = producer.send(Message::again(record)).await;
+        let origin = record.origin();
+        let topic = origin.as_ref().map_or(record.topic(), |origin| &*origin.queue.topic);
+        let is_delay = match delays.get(topic) {
+            Some(is_delay) => *is_delay,
+            None => {
+                let of = client.admin().describe_topic(topic).await?;
+                let is_delay = of.iter().any(|on| on.message_type == MessageType::Delay);
+                *delays.entry(topic.to_owned()).or_insert(is_delay)
+            }
+        };
+        let message = Message::again(record);
+        // Topics of this type take only messages with a delivery time: this one's has come.
+        let message = if is_delay { message.deliver_at(SystemTime::now()) } else { message };
+        let sent = producer.send(message).await;
         let _receipt = sent.map_err(|error| {
             let mut failure = Failure::from(error);
             let (id, done) = (record.message_id(), bar.position());

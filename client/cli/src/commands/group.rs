@@ -2,24 +2,28 @@
 
 use std::time::Duration;
 
-use ringmq::{Admin, GroupSettings, GroupSpec, Queue, QueueLag, RetryPauses};
+use ringmq::{Admin, GroupLag, GroupSettings, GroupSpec, LagBounds, Queue, QueueLag, RetryPauses};
 use serde::Serialize;
 
 use super::admin;
 use crate::args::{Change, Consumption, Global, GroupVerb, Reset};
 use crate::confirm;
 use crate::failure::Failure;
-use crate::output::{self, Column, age, age_or_dash, epoch_ms, milliseconds, utc};
+use crate::output::{self, Column, Form, age, age_or_dash, epoch_ms, milliseconds, utc};
 use crate::values::Place;
 
 pub(super) async fn run(verb: &GroupVerb, global: &Global) -> Result<(), Failure> {
+    if let GroupVerb::Pop(args) = verb {
+        return super::pop::run(args, global).await;
+    }
     let admin = admin(global).await?;
     match verb {
+        GroupVerb::Pop(_) => Ok(()),
         GroupVerb::Ls { prefix } => ls(prefix, &admin, global).await,
         GroupVerb::Create(args) => create(args, &admin, global).await,
         GroupVerb::Alter(args) => alter(args, &admin, global).await,
         GroupVerb::Settings { group } => settings(group, &admin, global).await,
-        GroupVerb::Describe { group } => describe(group, &admin, global).await,
+        GroupVerb::Describe { group, at_most } => describe(group, *at_most, &admin, global).await,
         GroupVerb::Members { group } => members(group, &admin, global).await,
         GroupVerb::Reset(args) => reset(args, &admin, global).await,
         GroupVerb::Rm { group } => rm(group, &admin, global).await,
@@ -142,6 +146,10 @@ struct LagRow {
     min_offset: u64,
     max_offset: u64,
     lag_messages: u64,
+    ready_messages: u64,
+    in_flight_messages: u64,
+    delayed_messages: u64,
+    unreadable_messages: u64,
     /// Counting behind the group's filter was cut short: there are more.
     lag_is_at_least: bool,
     filter: Option<String>,
@@ -162,9 +170,13 @@ const LAG_COLUMNS: &[Column<LagRow>] = &[
         true => format!("at least {}", row.lag_messages),
         false => row.lag_messages.to_string(),
     }),
+    Column::number("READY", |row: &LagRow| row.ready_messages.to_string()),
+    Column::number("IN FLIGHT", |row: &LagRow| row.in_flight_messages.to_string()),
+    Column::number("DELAYED", |row: &LagRow| row.delayed_messages.to_string()),
     Column::number("AGE", |row: &LagRow| age_or_dash(row.lag_ms.map(Duration::from_millis))),
     Column::text("OWNER", |row: &LagRow| row.owner.clone().unwrap_or_else(|| "-".to_owned())),
     Column::number("FIRST", |row: &LagRow| row.min_offset.to_string()).wide(),
+    Column::number("UNREADABLE", |row: &LagRow| row.unreadable_messages.to_string()).wide(),
     Column::text("COMMITTED AT", |row: &LagRow| {
         row.committed_ms.map_or_else(|| "-".to_owned(), |at| utc(at as i64))
     })
@@ -173,11 +185,57 @@ const LAG_COLUMNS: &[Column<LagRow>] = &[
         .wide(),
 ];
 
-async fn describe(group: &str, admin: &Admin, global: &Global) -> Result<(), Failure> {
-    let mut lag = admin.lag(group).await?;
-    lag.sort_by(|a, b| a.queue.cmp(&b.queue));
+/// All queues together.
+#[derive(Serialize)]
+struct TotalRow {
+    lag_messages: u64,
+    ready_messages: u64,
+    in_flight_messages: u64,
+    delayed_messages: u64,
+    retrying_messages: u64,
+    lag_is_at_least: bool,
+    lag_ms: Option<u64>,
+}
+
+async fn describe(
+    group: &str,
+    at_most: Option<u64>,
+    admin: &Admin,
+    global: &Global,
+) -> Result<(), Failure> {
+    let bounds = LagBounds::default();
+    let bounds = at_most.map_or(bounds, |messages| bounds.messages(messages));
+    let lag = admin.lag_within(group, bounds).await?;
     let rows: Vec<LagRow> = lag.iter().map(lag_row).collect();
-    output::list(global.output, "queues", &rows, LAG_COLUMNS)
+    let total = total_row(&GroupLag::of(group, &lag));
+    if global.output == Form::Json {
+        return output::json_with(("queues", &rows), ("total", &total));
+    }
+    output::list(global.output, "queues", &rows, LAG_COLUMNS)?;
+    if !global.quiet {
+        eprintln!(
+            "{}{} messages behind ({} ready, {} in flight), {} delayed, {} retrying",
+            if total.lag_is_at_least { "at least " } else { "" },
+            total.lag_messages,
+            total.ready_messages,
+            total.in_flight_messages,
+            total.delayed_messages,
+            total.retrying_messages
+        );
+    }
+    Ok(())
+}
+
+fn total_row(all: &GroupLag) -> TotalRow {
+    TotalRow {
+        lag_messages: all.messages,
+        ready_messages: all.ready,
+        in_flight_messages: all.in_flight,
+        delayed_messages: all.delayed,
+        retrying_messages: all.retrying,
+        lag_is_at_least: all.at_least,
+        lag_ms: all.age.map(milliseconds),
+    }
 }
 
 fn lag_row(lag: &QueueLag) -> LagRow {
@@ -189,6 +247,10 @@ fn lag_row(lag: &QueueLag) -> LagRow {
         min_offset: lag.min_offset,
         max_offset: lag.max_offset,
         lag_messages: lag.messages,
+        ready_messages: lag.ready,
+        in_flight_messages: lag.in_flight,
+        delayed_messages: lag.delayed,
+        unreadable_messages: lag.unreadable,
         lag_is_at_least: lag.at_least,
         filter: lag.filter.clone(),
         lag_ms: lag.age.map(milliseconds),
@@ -290,7 +352,7 @@ async fn reset(args: &Reset, admin: &Admin, global: &Global) -> Result<(), Failu
         Place::Time(time) => format!("what was stored from {} ms (UTC) on", epoch_ms(time)),
         Place::Offset(offset) => format!("offset {offset} of each queue"),
     };
-    let mut on = args.topic.clone();
+    let mut on = args.topic.clone().unwrap_or_else(|| "every topic that it consumes".to_owned());
     if !args.queues.is_empty() {
         let numbers: Vec<String> = args.queues.iter().map(u32::to_string).collect();
         on = format!("{on}, queue {}", numbers.join(", "));
@@ -300,10 +362,13 @@ async fn reset(args: &Reset, admin: &Admin, global: &Global) -> Result<(), Failu
     }
     let effect = format!("moves the group {} on {on} to {place}", args.group);
     confirm::destructive(&effect, global.yes)?;
-    let moved = match args.queues.is_empty() && args.broker.is_none() {
-        true => admin.reset_offsets(&args.group, &args.topic, args.to.seek()).await?,
-        false => {
-            let queues = chosen(args, admin).await?;
+    let moved = match &args.topic {
+        None => admin.reset_group(&args.group, args.to.seek()).await?,
+        Some(topic) if args.queues.is_empty() && args.broker.is_none() => {
+            admin.reset_offsets(&args.group, topic, args.to.seek()).await?
+        }
+        Some(topic) => {
+            let queues = chosen(args, topic, admin).await?;
             admin.reset_queues(&args.group, &queues, args.to.seek()).await?
         }
     };
@@ -318,8 +383,8 @@ async fn reset(args: &Reset, admin: &Admin, global: &Global) -> Result<(), Failu
 }
 
 /// The queues that --queue and --broker choose.
-async fn chosen(args: &Reset, admin: &Admin) -> Result<Vec<Queue>, Failure> {
-    let stats = admin.topic_stats(&args.topic).await?;
+async fn chosen(args: &Reset, topic: &str, admin: &Admin) -> Result<Vec<Queue>, Failure> {
+    let stats = admin.topic_stats(topic).await?;
     let mut queues: Vec<Queue> = stats.into_iter().map(|stats| stats.queue).collect();
     queues.retain(|queue| {
         (args.queues.is_empty() || args.queues.contains(&queue.id))
@@ -329,8 +394,8 @@ async fn chosen(args: &Reset, admin: &Admin) -> Result<Vec<Queue>, Failure> {
     if queues.is_empty() || missing.is_some() {
         let what = missing.map_or_else(String::new, |id| format!("queue {id} of "));
         return Err(Failure::not_found(
-            format!("no such broker has {what}the topic {}", args.topic),
-            format!("`ringmq topic route {}` shows which broker has which", args.topic),
+            format!("no such broker has {what}the topic {topic}"),
+            format!("`ringmq topic route {topic}` shows which broker has which"),
         ));
     }
     Ok(queues)

@@ -12,6 +12,7 @@ mod interrupt;
 #[cfg(target_os = "linux")]
 mod log;
 mod message;
+mod pop;
 mod produce;
 #[cfg(target_os = "linux")]
 mod quickstart;

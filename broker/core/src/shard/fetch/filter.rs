@@ -40,7 +40,7 @@ const STRANGE_WORK: u32 = 10_000;
 const EVALUATION_WORK_MAX: u32 = 1_000_000;
 
 /// Which records of a queue a fetch wants.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in super::super) enum Filter {
     /// Hashes of tags; the client compares the tags.
     Tags(Vec<u32>),
@@ -48,6 +48,17 @@ pub(in super::super) enum Filter {
 }
 
 impl Filter {
+    /// Whether it selects by the same tags, or by the same expression.
+    pub(in super::super) fn is_same(&self, other: &Filter) -> bool {
+        match (self, other) {
+            (Filter::Tags(tags), Filter::Tags(others)) => tags == others,
+            (Filter::Sql(sql), Filter::Sql(other)) => {
+                Rc::ptr_eq(sql, other) || sql.text() == other.text()
+            }
+            (Filter::Tags(_), Filter::Sql(_)) | (Filter::Sql(_), Filter::Tags(_)) => false,
+        }
+    }
+
     /// Whether a record may be wanted, as far as the index says.
     pub(in super::super) fn admits(&self, entry: &Entry) -> bool {
         match self {

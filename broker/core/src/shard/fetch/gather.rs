@@ -198,7 +198,7 @@ fn fate<B: Block>(
 }
 
 /// The bytes of a record in a block that was read from `start` on, if they are all there.
-pub(super) fn cut<B: Block>(
+pub(in super::super) fn cut<B: Block>(
     start: u64,
     block: &Rc<B>,
     position: u64,

@@ -16,7 +16,7 @@ mod transfer;
 mod windows;
 
 pub(super) use filter::Filter;
-pub(super) use gather::is_record;
+pub(super) use gather::{cut, is_record};
 pub(super) use parked::Fetches;
 pub(super) use windows::Windows;
 
@@ -118,10 +118,8 @@ impl<M: Memory> Shard<M> {
 
     fn read_filters(&mut self, request: &Fetch<'_>, into: &mut Vec<Filter>) -> Handled {
         let filters = request.filters().unwrap_or_default();
-        let hashes = |filter: TagFilter<'_>| filter.hashes().map_or(0, |hashes| hashes.len());
-        if filters.len() > FILTERS_MAX || filters.iter().any(|f| hashes(f) > TAGS_MAX) {
-            let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
-            return Err(refuse(Status::TooMany, text));
+        if filters.len() > FILTERS_MAX {
+            return Err(too_many_filters());
         }
         let bytes: usize = filters.iter().map(|f| f.sql().map_or(0, str::len)).sum();
         if bytes > EXPRESSION_BYTES_MAX {
@@ -131,16 +129,25 @@ impl<M: Memory> Shard<M> {
             return Err(refuse(Status::TooMany, text));
         }
         for filter in filters {
-            into.push(match (filter.sql(), filter.hashes()) {
-                (None, tags) => Filter::Tags(tags.unwrap_or_default().iter().collect()),
-                (Some(text), None) => Filter::Sql(self.fetches.programs.get(text)?),
-                (Some(_), Some(_)) => {
-                    let text = "a filter is by tags or by an expression, not both";
-                    return Err(refuse(Status::BadRequest, text));
-                }
-            });
+            into.push(self.read_filter(filter)?);
         }
         Ok(())
+    }
+
+    /// A filter of a request.
+    pub(super) fn read_filter(&mut self, filter: TagFilter<'_>) -> Result<Filter, Refuse> {
+        let hashes = filter.hashes();
+        if hashes.is_some_and(|hashes| hashes.len() > TAGS_MAX) {
+            return Err(too_many_filters());
+        }
+        Ok(match (filter.sql(), hashes) {
+            (None, tags) => Filter::Tags(tags.unwrap_or_default().iter().collect()),
+            (Some(text), None) => Filter::Sql(self.fetches.programs.get(text)?),
+            (Some(_), Some(_)) => {
+                let text = "a filter is by tags or by an expression, not both";
+                return Err(refuse(Status::BadRequest, text));
+            }
+        })
     }
 
     /// Answers a fetch, starts a read for it, or lets it wait.
@@ -187,7 +194,7 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Queues that cannot be served: gone, fenced, out of range.
-    fn find_faults(&self, parked: &mut Parked, fetched: &mut Vec<FetchedQueue>) {
+    fn find_faults(&mut self, parked: &mut Parked, fetched: &mut Vec<FetchedQueue>) {
         let Parked { queues, group, member, .. } = parked;
         let is_off =
             self.registry.group(*group).is_some_and(|group| !group.settings.consume_enabled);
@@ -197,8 +204,12 @@ impl<M: Memory> Shard<M> {
                 Err(refused) => refused.status,
                 // promise: one-owner
                 Ok(())
-                    if wanted.generation != 0
-                        && !self.offsets.may(*group, wanted.id, *member, wanted.generation) =>
+                    if (*group != 0 || wanted.generation != 0)
+                        && !self.offsets.fetches(
+                            (*group, wanted.id),
+                            (*member, wanted.generation),
+                            wanted.offset,
+                        ) =>
                 {
                     Status::Fenced
                 }
@@ -259,6 +270,10 @@ impl<M: Memory> Shard<M> {
         for found in fetched {
             self.figures.messages_out += u64::from(found.records());
             self.figures.out_of_range += u64::from(found.status() == out_of_range);
+            if parked.group != 0 && found.records() > 0 {
+                let id = QueueId { topic: found.topic(), queue: found.queue() };
+                self.offsets.sent(parked.group, id, parked.member, found.next_offset());
+            }
         }
         self.figures.bytes_out += run_bytes;
         let start = out.heads.len();
@@ -270,4 +285,9 @@ impl<M: Memory> Shard<M> {
         });
         start..out.heads.len()
     }
+}
+
+fn too_many_filters() -> Refuse {
+    let text = format!("at most {FILTERS_MAX} filters of {TAGS_MAX} tags each are allowed");
+    refuse(Status::TooMany, text)
 }

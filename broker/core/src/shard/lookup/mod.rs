@@ -1,4 +1,4 @@
-//! Look-ups that need the disk: offsets by time, messages by key, by unique id, by position.
+//! Look-ups that need the disk: offsets by time, messages by key, by unique id, by position; how many a filter wants.
 //!
 //! Each is a small state machine that goes on when a page of an index or a record is there.
 //!
@@ -10,6 +10,8 @@
 //! - what cannot be read is said to be unreadable, never to be not there.
 
 mod compare;
+mod count;
+mod counts;
 mod find;
 mod probe;
 mod request;
@@ -18,11 +20,12 @@ mod times;
 use super::locate::PageName;
 use super::{Asker, Handled, Refuse, Shard, refuse};
 use crate::index::{Header, PAGE_BYTES, PageCache};
-use crate::seam::{Action, ConnectionId, DiskError, Memory, Outbox};
+use crate::seam::{Action, ConnectionId, DiskError, Memory, Now, Outbox};
 use crate::table::Map;
+use count::Count;
 use find::Find;
 use ringmq_schema::error::Status;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 pub(super) use times::Time;
 use times::Times;
@@ -37,13 +40,17 @@ pub(super) struct Lookups<B> {
     reads: Map<u64, Reading>,
     /// They stopped after a bounded piece of work, not to wait for a read.
     ready: BTreeSet<u64>,
+    /// Counts that wait for their turn, and when the next has it.
+    counting: VecDeque<u64>,
+    count_due_us: u64,
     next: u64,
 }
 
 impl<B> Default for Lookups<B> {
     fn default() -> Self {
         let (under_way, reads) = (Map::default(), Map::default());
-        Lookups { under_way, reads, ready: BTreeSet::new(), next: 0 }
+        let (ready, counting) = (BTreeSet::new(), VecDeque::new());
+        Lookups { under_way, reads, ready, counting, count_due_us: 0, next: 0 }
     }
 }
 
@@ -51,6 +58,7 @@ impl<B> Default for Lookups<B> {
 enum Job<B> {
     Times(Times),
     Find(Box<Find<B>>),
+    Count(Box<Count<B>>),
 }
 
 impl<B> Job<B> {
@@ -58,6 +66,7 @@ impl<B> Job<B> {
         match self {
             Job::Times(times) => times.asker,
             Job::Find(find) => find.asker,
+            Job::Count(count) => count.asker,
         }
     }
 }
@@ -76,6 +85,8 @@ struct Reading {
 #[derive(Debug, Clone, Copy)]
 enum Of {
     Page(PageName),
+    /// For a count.
+    Pages(PageName),
     /// The log from this position on.
     Log(u64),
 }
@@ -95,7 +106,10 @@ impl<B> Lookups<B> {
 
     /// When look-ups go on by themselves, in `Now::mono_us`.
     pub(super) fn next_wake(&self) -> Option<u64> {
-        (!self.ready.is_empty()).then_some(0)
+        if !self.ready.is_empty() {
+            return Some(0);
+        }
+        (!self.counting.is_empty()).then_some(self.count_due_us)
     }
 
     fn number(&mut self) -> u64 {
@@ -126,6 +140,7 @@ impl<M: Memory> Shard<M> {
         let ended = match &mut job {
             Job::Times(times) => self.run_times(number, times, out),
             Job::Find(find) => self.run_find(number, find, out),
+            Job::Count(count) => self.run_count(number, count, out),
         };
         if ended {
             self.lookups.ready.remove(&number);
@@ -135,12 +150,13 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Those go on that stopped after a bounded piece of work.
-    pub(super) fn step_lookups(&mut self, out: &mut Outbox<M::Block>) {
+    pub(super) fn step_lookups(&mut self, now: Now, out: &mut Outbox<M::Block>) {
         for number in std::mem::take(&mut self.lookups.ready) {
             if let Some(job) = self.lookups.under_way.remove(&number) {
                 self.run_lookup(number, job, out);
             }
         }
+        self.step_counts(now, out);
     }
 
     /// Reads a page of an index for part of a look-up.
@@ -178,9 +194,15 @@ impl<M: Memory> Shard<M> {
         out: &mut Outbox<M::Block>,
     ) {
         use crate::seam::Block;
-        let Some(Reading { lookup, part, of, changes }) = self.lookups.reads.remove(&read) else {
+        let Some(reading) = self.lookups.reads.remove(&read) else { return };
+        let Reading { lookup, part, of, changes } = reading;
+        if let Some(Job::Count(_)) = self.lookups.under_way.get(&lookup) {
+            if let Some(Job::Count(mut count)) = self.lookups.under_way.remove(&lookup) {
+                self.count_read(&mut count, reading, result);
+                self.lookups.under_way.insert(lookup, Job::Count(count));
+            }
             return;
-        };
+        }
         // Nobody may wait for it any more; the page is of use to others.
         let is_old = changes != self.mending.changes;
         let arrived = match (of, &result) {
@@ -190,7 +212,7 @@ impl<M: Memory> Shard<M> {
                 Some(Arrived { name, room })
             }
             (Of::Page(name), Err(_)) => Some(Arrived { name, room: None }),
-            (Of::Log(_), _) => None,
+            (Of::Log(_) | Of::Pages(_), _) => None,
         };
         if let Some(Arrived { name, room: None }) = &arrived
             && !is_old
@@ -202,7 +224,7 @@ impl<M: Memory> Shard<M> {
             (Job::Times(times), _, Some(page)) => self.time_page(lookup, times, part, page, out),
             (Job::Find(find), _, Some(page)) => self.find_page(lookup, find, part, page, out),
             (Job::Find(find), Of::Log(start), _) => find.take_block(part, start, result.ok()),
-            (Job::Times(_), ..) | (Job::Find(_), Of::Page(_), None) => {}
+            (Job::Times(_) | Job::Count(_), ..) | (Job::Find(_), ..) => {}
         }
         self.run_lookup(lookup, job, out);
     }
@@ -211,8 +233,9 @@ impl<M: Memory> Shard<M> {
     pub(super) fn close_lookups(&mut self, connection: ConnectionId) {
         let is_gone = |job: &Job<M::Block>| job.asker().connection == connection;
         self.lookups.under_way.retain(|_, job| !is_gone(job));
-        let Lookups { ready, under_way, .. } = &mut self.lookups;
+        let Lookups { ready, counting, under_way, .. } = &mut self.lookups;
         ready.retain(|number| under_way.contains_key(number));
+        counting.retain(|number| under_way.contains_key(number));
     }
 
     /// The shard stops: whoever waits is told.
@@ -220,6 +243,7 @@ impl<M: Memory> Shard<M> {
         let mut left: Vec<_> = self.lookups.under_way.drain().collect();
         left.sort_unstable_by_key(|(number, _)| *number);
         self.lookups.ready.clear();
+        self.lookups.counting.clear();
         for (_, job) in left {
             let text = format!("shard {} is stopping", self.config.shard);
             let refused = Refuse { retry_after_ms: 100, ..refuse(Status::NotReady, text) };

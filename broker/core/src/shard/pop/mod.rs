@@ -105,6 +105,7 @@ impl<M: Memory> Shard<M> {
         }
         let filter = self.pop_filter(&request)?;
         let mut queues = Vec::new();
+        self.poppers.note_filter(group, topic, filter.as_ref());
         for (id, start) in self.queues_of(&request)? {
             self.check_readable(id)?;
             queues.push(Wanted { id, slot: self.queues.slot_or_new(id), start, failed: false });

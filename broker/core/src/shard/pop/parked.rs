@@ -6,7 +6,7 @@ use crate::seam::{ConnectionId, DiskError, Memory, Now, Outbox};
 use crate::shard::Asker;
 use crate::shard::fetch::Filter;
 use crate::table::Map;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// A message that came back and could not be handed out at once is tried again after this, ms.
@@ -57,6 +57,8 @@ pub(in crate::shard) struct Poppers<B> {
     /// Queues that this turn has appended to, for which pops wait.
     pub(super) appended: Vec<u32>,
     pub(super) rotation: usize,
+    /// By group and topic: what the last pop asked for, unless that was everything.
+    filters: BTreeMap<(u32, u32), Filter>,
     next: u64,
 }
 
@@ -69,6 +71,7 @@ impl<B> Default for Poppers<B> {
             answers: Map::default(),
             appended: Vec::new(),
             rotation: 0,
+            filters: BTreeMap::new(),
             next: 0,
         }
     }
@@ -82,6 +85,31 @@ impl<B> Poppers<B> {
     pub(super) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next | POP_BIT
+    }
+
+    /// A group pops from a topic with this filter. A counting of what it wants asks for that.
+    pub(super) fn note_filter(&mut self, group: u32, topic: u32, filter: Option<&Filter>) {
+        let Some(filter) = filter else {
+            self.filters.remove(&(group, topic));
+            return;
+        };
+        let known = self.filters.get(&(group, topic));
+        if !known.is_some_and(|known| known.is_same(filter)) {
+            self.filters.insert((group, topic), filter.clone());
+        }
+    }
+
+    /// The filter with which a group popped last from a topic; `None`: it wants everything, or that is not known.
+    pub(in crate::shard) fn filter_of(&self, group: u32, topic: u32) -> Option<Filter> {
+        self.filters.get(&(group, topic)).cloned()
+    }
+
+    pub(in crate::shard) fn forget_topic(&mut self, topic: u32) {
+        self.filters.retain(|(_, of), _| *of != topic);
+    }
+
+    pub(in crate::shard) fn forget_group(&mut self, group: u32) {
+        self.filters.retain(|(of, _), _| *of != group);
     }
 
     /// When something is due, in `Now::mono_us`; `now` is the time of the last step, and `now_ms` the same for pops.

@@ -2,50 +2,39 @@
 //! of indexes, and goes on when they are there.
 //!
 //! Invariants:
-//! - a timer is taken back only when its record was compared, and answered only when that is durable;
 //! - at most [`crate::ShardConfig::lookups`] are under way, each looks at a bounded number of records.
 
 use super::batch::Batch;
 use super::read::{Taken, Whose};
+use super::recall::{Search, Wanted};
 use super::{Head, Key};
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
-use crate::shard::waiting::Then;
 use crate::shard::{Asker, Handled, Refuse, Shard, read, refuse};
-use crate::state;
 use crate::timer::{Pulled, Sources};
 use ringmq_schema::error::Status;
 use ringmq_schema::limits::LIST_TIMERS_MAX;
-use ringmq_schema::record::{HEADER_BYTES, Kind, RecordHeader};
-use ringmq_schema::timer::{
-    ListTimers, ListTimersAnswer, ListTimersAnswerArgs, PendingTimer, Recall,
-};
+use ringmq_schema::record::{HEADER_BYTES, RecordHeader};
+use ringmq_schema::timer::{ListTimers, ListTimersAnswer, ListTimersAnswerArgs, PendingTimer};
 use ringmq_schema::zerocopy::FromBytes;
 
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Job {
-    asker: Asker,
+    pub(super) asker: Asker,
     pub(super) batch: Batch,
-    what: What,
+    pub(super) what: What,
 }
 
 #[derive(Debug)]
-enum What {
+pub(super) enum What {
     Recall(Wanted),
+    /// For one that is to be taken back.
+    Search(Box<Search>),
     List(Box<List>),
 }
 
-/// The message that is to be taken back.
-#[derive(Debug, Clone, Copy)]
-struct Wanted {
-    base: u64,
-    topic: u32,
-    queue: u32,
-    id: [u8; 16],
-}
-
 #[derive(Debug)]
-struct List {
+pub(super) struct List {
     view: Sources,
     topic: u32,
     most: usize,
@@ -61,70 +50,27 @@ impl Job {
     pub(super) fn sources(&mut self) -> Option<&mut Sources> {
         match &mut self.what {
             What::Recall(_) => None,
+            What::Search(search) => Some(&mut search.view),
             What::List(list) => Some(&mut list.view),
         }
     }
 }
 
 /// What a job comes to.
-enum Ended {
+pub(super) enum Ended {
     Waits,
     Done,
     Refused(Refuse),
 }
 
-fn not_pending() -> Refuse {
-    let text = "no delayed message with that handle is pending: it was delivered or taken back, or it was \
-                appended again when its segment expired (`ringmq timer ls` shows its new handle)";
-    refuse(Status::NotFound, text)
-}
-
 impl<M: Memory> Shard<M> {
-    fn check_timer_jobs(&self) -> Handled {
+    pub(super) fn check_timer_jobs(&self) -> Handled {
         let most = self.config.lookups;
         if self.timers.jobs.len() < most {
             return Ok(());
         }
         let text = format!("{most} requests about delayed messages are under way already");
         Err(Refuse { retry_after_ms: 100, ..refuse(Status::Busy, text) })
-    }
-
-    pub(in super::super) fn recall(
-        &mut self,
-        now: Now,
-        asker: Asker,
-        table: &[u8],
-        out: &mut Outbox<M::Block>,
-    ) -> Handled {
-        let request = read::<Recall<'_>>(table)?;
-        let (topic, queue, position) = (request.topic(), request.queue(), request.position());
-        if self.registry.topic(topic).is_none() {
-            return Err(crate::shard::produce::unknown_topic(topic));
-        }
-        self.check_writing()?;
-        self.check_timer_jobs()?;
-        let key = Key { due_ms: request.due_ms(), position };
-        let segment = self.log.segment_of(position).filter(|_| position < self.log.written());
-        let Some(segment) = segment.filter(|_| position.is_multiple_of(8)) else {
-            return Err(not_pending());
-        };
-        if !self.timers.marks.is_pending(segment.base, key) {
-            return Err(not_pending());
-        }
-        let most = self.config.timers_recalled;
-        if self.timers.marks.recalled_len() >= most {
-            let text =
-                format!("{most} messages that were taken back are not past their time; no more");
-            return Err(refuse(Status::TooMany, text));
-        }
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&request.id_high().to_be_bytes());
-        id[8..].copy_from_slice(&request.id_low().to_be_bytes());
-        let mut batch = Batch::default();
-        batch.add(Pulled { key, bytes: HEADER_BYTES as u32, base: segment.base });
-        let what = What::Recall(Wanted { base: segment.base, topic, queue, id });
-        self.begin_timer_job(Job { asker, batch, what }, now, out);
-        Ok(())
     }
 
     pub(in super::super) fn list_timers(
@@ -161,7 +107,7 @@ impl<M: Memory> Shard<M> {
         Ok(())
     }
 
-    fn begin_timer_job(&mut self, job: Job, now: Now, out: &mut Outbox<M::Block>) {
+    pub(super) fn begin_timer_job(&mut self, job: Job, now: Now, out: &mut Outbox<M::Block>) {
         let number = self.timers.number();
         self.timers.jobs.insert(number, job);
         self.run_timer_job(number, now, out);
@@ -175,6 +121,7 @@ impl<M: Memory> Shard<M> {
                 let wanted = *wanted;
                 self.run_recall(number, &wanted, now, out)
             }
+            What::Search(_) => self.run_search(number, now, out),
             What::List(_) => self.run_list(number, now, out),
         };
         if matches!(ended, Ended::Waits) {
@@ -184,51 +131,6 @@ impl<M: Memory> Shard<M> {
         if let Ended::Refused(refused) = ended {
             self.refuse(job.asker, &refused, out);
         }
-    }
-
-    fn run_recall(
-        &mut self,
-        number: u64,
-        wanted: &Wanted,
-        now: Now,
-        out: &mut Outbox<M::Block>,
-    ) -> Ended {
-        self.read_timer_records(Whose::Job(number), now, out);
-        let Some(job) = self.timers.jobs.get(&number) else { return Ended::Done };
-        let Some((key, staged)) = job.batch.first() else { return Ended::Done };
-        let asker = job.asker;
-        let record = match self.take_bytes(key, staged) {
-            Taken::NotYet => return Ended::Waits,
-            Taken::There(record) => record,
-            Taken::Lost if matches!(staged.state, super::batch::State::Failed) => {
-                let text = format!("the disk does not give the record at {}", key.position);
-                return Ended::Refused(refuse(Status::ReadFailed, text));
-            }
-            Taken::Lost => return Ended::Refused(not_pending()),
-        };
-        let Ok((header, _)) = RecordHeader::ref_from_prefix(record.get()) else {
-            return Ended::Refused(not_pending());
-        };
-        let is_it = header.topic.get() == wanted.topic
-            && header.queue.get() == wanted.queue
-            && header.message_id == wanted.id;
-        // It may have been delivered while it was read.
-        if !is_it || !self.timers.marks.is_pending(wanted.base, key) {
-            return Ended::Refused(not_pending());
-        }
-        if let Err(refused) = self.check_writing() {
-            return Ended::Refused(refused);
-        }
-        let payload = state::write_timer(key.due_ms, key.position);
-        let end = self.log.append_state(Kind::TimerEnd, &payload, true, now, out);
-        self.timers.marks.recall(key);
-        self.timers.sources.ended(wanted.base, end);
-        self.figures.timers_recalled += 1;
-        let mut bytes = Vec::new();
-        self.frames.done(&mut bytes, asker.opcode, asker.correlation);
-        self.waiting.push(end, true, Then::Answer(asker, bytes));
-        self.log.pump(now, out);
-        Ended::Done
     }
 
     fn run_list(&mut self, number: u64, now: Now, out: &mut Outbox<M::Block>) -> Ended {

@@ -17,6 +17,7 @@ mod deliver;
 mod jobs;
 mod moving;
 mod read;
+mod recall;
 mod set;
 
 use super::Shard;
@@ -24,7 +25,7 @@ use crate::index::{PLACE_BYTES, Pages, TimerRow};
 use crate::log::Segment;
 use crate::seam::{Memory, Now, Outbox};
 use crate::table::Map;
-use crate::timer::{Head, Key, Marks, Sources};
+use crate::timer::{Delayed, Head, Key, Marks, Sources};
 use batch::Batch;
 use jobs::Job;
 use moving::Moving;
@@ -45,6 +46,7 @@ const WAKE_MS_MAX: i64 = 3_600_000;
 pub(super) struct Timers {
     pub(super) marks: Marks,
     pub(super) sources: Sources,
+    pub(super) delayed: Delayed,
     /// The next ones, in the order in which they are due.
     staged: Batch,
     moving: Option<Moving>,
@@ -61,6 +63,7 @@ impl Timers {
     /// As recovery found them: `rows` of segments without an index, by base; of the others where they are.
     pub(super) fn open(
         marks: Marks,
+        delayed: Delayed,
         rows: Vec<(u64, Vec<TimerRow>)>,
         indexes: impl Iterator<Item = (u64, Pages)>,
     ) -> Timers {
@@ -78,7 +81,7 @@ impl Timers {
         for (base, pages) in indexes.filter(|(_, pages)| pages.timer_rows > 0) {
             sources.index(base, pages, marks.over(base));
         }
-        Timers { marks, sources, ..Timers::default() }
+        Timers { marks, sources, delayed, ..Timers::default() }
     }
 
     /// When something is due, in `Now::mono_us`.
@@ -92,6 +95,12 @@ impl Timers {
         let handed_out = self.staged.count(&self.marks) + moving;
         let all = self.sources.left() + handed_out + self.marks.behind_len();
         all.saturating_sub(self.marks.recalled_len()) as u64
+    }
+
+    /// Whether nothing waits at all, also nothing that cannot be read.
+    pub(super) fn is_empty(&self) -> bool {
+        let handed_out = self.staged.len() + self.moving.as_ref().map_or(0, |m| m.batch.len());
+        handed_out == 0 && self.marks.behind_len() == 0 && self.sources.left() == 0
     }
 
     /// The index of a segment is to be used no more.

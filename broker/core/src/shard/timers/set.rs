@@ -2,6 +2,7 @@
 
 use super::Key;
 use super::deliver::patch_timer;
+use crate::peer::QueueId;
 use crate::seam::{Memory, Now, Outbox};
 use crate::shard::{Handled, Refuse, Shard, refuse};
 use ringmq_schema::error::Status;
@@ -27,6 +28,16 @@ impl Delays {
         self.first_ms = if is_first { deliver_ms } else { self.first_ms.min(deliver_ms) };
         self.last_ms = if is_first { deliver_ms } else { self.last_ms.max(deliver_ms) };
         self.delayed += 1;
+    }
+
+    /// How many have none.
+    pub(in super::super) fn plain(&self) -> u32 {
+        self.plain
+    }
+
+    /// How many have one.
+    pub(in super::super) fn delayed(&self) -> u32 {
+        self.delayed
     }
 
     /// Whether the run waits; it is refused when it is neither all delayed nor not at all, or for too long.
@@ -86,6 +97,8 @@ impl<M: Memory> Shard<M> {
             let position = first + found.at as u64;
             let key = Key { due_ms: found.header.deliver_ms.get(), position };
             self.set_timer(key, found.header.prefix.length.get());
+            let (topic, queue) = (found.header.topic.get(), found.header.queue.get());
+            self.timers.delayed.set(QueueId { topic, queue });
         }
         (first, end)
     }
