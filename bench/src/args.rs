@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::payload::STAMP_BYTES;
+use crate::slo::Slo;
 
 /// Load generator for RingMQ: rates, latency percentiles, and a check of every message.
 #[derive(Debug, Parser)]
@@ -26,6 +27,12 @@ pub enum Verb {
     Consume(Consume),
     /// Send and receive at the same time: latency from due to received
     E2e(EndToEnd),
+    /// Find the highest rate at which a latency bound holds
+    Sweep(Sweep),
+    /// Run a workload file of the OpenMessaging benchmark
+    Workload(Workload),
+    /// Hold result B against result A; exits 1 when B is worse
+    Compare(Compare),
     /// Raw disk and loopback: what the other figures are held against
     Limits(Limits),
 }
@@ -42,7 +49,7 @@ pub struct Target {
     /// Queues per broker of a topic that is made
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub queues: u32,
-    /// Directory for run.json
+    /// Directory for run.json, histograms and report.html
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Threads of the client; 1 saves wake-ups between threads
@@ -51,6 +58,17 @@ pub struct Target {
     /// Connections to each broker and shard: so many clients share the load
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub connections: u32,
+}
+
+/// What is looked at beside the load.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Watch {
+    /// A broker's process on this host: its CPU is measured too
+    #[arg(long, value_name = "PID")]
+    pub broker_pid: Option<u32>,
+    /// Directory on the broker's disk: the disk that is named, and measured with --with-limits
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// What is sent, and how.
@@ -103,12 +121,13 @@ pub struct Produce {
     /// Do not read back what was stored
     #[arg(long)]
     pub no_check: bool,
-    /// Measure raw disk and loopback in turns with the load, and print the ratio
+    /// Measure raw disk and loopback in turns with the load, and print the shares
     #[arg(long)]
     pub with_limits: bool,
-    /// Directory on the disk to measure with --with-limits: the broker's
-    #[arg(long, default_value = ".", value_name = "DIR")]
-    pub dir: PathBuf,
+    /// What else is looked at.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub watch: Watch,
 }
 
 /// `consume`.
@@ -130,6 +149,10 @@ pub struct Consume {
     /// Stop after so many messages [default: at the end of the topic]
     #[arg(long)]
     pub count: Option<u64>,
+    /// What else is looked at.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub watch: Watch,
 }
 
 /// `e2e`.
@@ -149,6 +172,152 @@ pub struct EndToEnd {
     /// Listener calls at a time, each consumer
     #[arg(long, default_value_t = 64)]
     pub concurrency: usize,
+    /// Measure raw disk and loopback in turns with the load, and print the shares
+    #[arg(long)]
+    pub with_limits: bool,
+    /// What else is looked at.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub watch: Watch,
+}
+
+/// `sweep`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Sweep {
+    /// Where.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub target: Target,
+    /// Bounds that must all hold, as in 'p99.9<10ms,p50<1ms'; latency counts from when a message was due
+    #[arg(long, value_name = "BOUNDS")]
+    pub slo: Slo,
+    /// Latency that is bounded
+    #[arg(long, value_enum, default_value_t = Of::Produce)]
+    pub of: Of,
+    /// Messages per second to begin with
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub min_rate: u64,
+    /// Messages per second never to go beyond
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_rate: u64,
+    /// How exactly the rate is found
+    #[arg(long, default_value = "5%", value_parser = percent)]
+    #[serde(rename = "resolution_ratio")]
+    pub resolution: f64,
+    /// How long each rate is tried, warm-up included
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[serde(rename = "step_duration_ms", serialize_with = "in_ms")]
+    pub step_duration: Duration,
+    /// How long the answer is confirmed [default: twice a step]
+    #[arg(long, value_parser = duration)]
+    #[serde(rename = "confirm_duration_ms", serialize_with = "as_ms")]
+    pub confirm_duration: Option<Duration>,
+    /// Leave what is due in the beginning of each step out of the figures
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    #[serde(rename = "warmup_ms", serialize_with = "in_ms")]
+    pub warmup: Duration,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 1024, value_parser = body_bytes)]
+    #[serde(rename = "size_bytes")]
+    pub size: usize,
+    /// Messages in a request
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub batch: u32,
+    /// Durability asked for: `sync` survives power loss
+    #[arg(long, value_enum, default_value_t = FlushMode::Sync)]
+    pub flush: FlushMode,
+    /// Streams of messages, each in order
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub producers: u32,
+    /// Members of the consuming group (--of e2e)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub consumers: u32,
+    /// What else is looked at.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub watch: Watch,
+}
+
+impl Sweep {
+    /// The load of one step.
+    pub fn load(&self, rate: u64, duration: Duration) -> Load {
+        Load {
+            rate: Rate::PerSecond(rate),
+            in_flight: 1,
+            count: None,
+            duration: Some(duration),
+            warmup: Some(self.warmup),
+            size: self.size,
+            batch: self.batch,
+            flush: self.flush,
+            producers: self.producers,
+        }
+    }
+}
+
+/// Whose latency a sweep bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Of {
+    /// From due to acknowledged
+    Produce,
+    /// From due to received
+    E2e,
+}
+
+/// `workload`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Workload {
+    /// The file; its own keys say topics, rates, sizes and durations
+    pub file: PathBuf,
+    /// Name servers, host:port, `;` between several
+    #[arg(long, env = "NAMESRV_ADDR", default_value = "127.0.0.1:9876")]
+    pub namesrv: String,
+    /// Directory for run.json, histograms and report.html
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Durations and the backlog of the file times this: 0.01 makes 9 s of 15 min
+    #[arg(long, default_value_t = 1.0, value_parser = scale)]
+    pub duration_scale: f64,
+    /// Durability asked for: `sync` survives power loss
+    #[arg(long, value_enum, default_value_t = FlushMode::Sync)]
+    pub flush: FlushMode,
+    /// Messages in a request
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub batch: u32,
+    /// Requests in flight over all producers where the file asks for the highest rate
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub in_flight: u32,
+    /// Threads of the client; 1 saves wake-ups between threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// Connections to each broker and shard: so many clients share the load
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub connections: u32,
+    /// What else is looked at.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub watch: Watch,
+}
+
+/// `compare`.
+#[derive(Debug, Clone, Args)]
+pub struct Compare {
+    /// Before: a result's directory or run.json; several repeats with commas, or a directory of them
+    #[arg(value_name = "A")]
+    pub before: String,
+    /// After, likewise
+    #[arg(value_name = "B")]
+    pub after: String,
+    /// A change for the worse up to this is no regression
+    #[arg(long, default_value = "5%", value_parser = tolerance)]
+    pub tolerance: f64,
+    /// Compare runs of different parameters, and runs that failed
+    #[arg(long)]
+    pub force: bool,
+    /// Directory for compare.json and report.html
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// `limits`.
@@ -202,13 +371,29 @@ impl Arguments {
         match &self.verb {
             Verb::Produce(args) => args.load.check(),
             Verb::E2e(args) => args.load.check(),
-            Verb::Consume(_) | Verb::Limits(_) => Ok(()),
+            Verb::Sweep(args) => args.check(),
+            Verb::Consume(_) | Verb::Limits(_) | Verb::Workload(_) | Verb::Compare(_) => Ok(()),
         }
     }
 }
 
-impl Load {
+impl Sweep {
     fn check(&self) -> Result<(), String> {
+        if self.min_rate > self.max_rate {
+            return Err(format!(
+                "--min-rate {} is above --max-rate {}",
+                self.min_rate, self.max_rate
+            ));
+        }
+        if self.warmup >= self.step_duration {
+            return Err("--step-duration includes --warmup: nothing is left to measure".to_owned());
+        }
+        self.load(self.min_rate, self.step_duration).check()
+    }
+}
+
+impl Load {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let (batch, size) = (self.batch as usize, self.size);
         if batch > 1 && batch.saturating_mul(size) > BATCH_BYTES_MAX {
             let most = BATCH_BYTES_MAX / size;
@@ -261,6 +446,32 @@ fn body_bytes(text: &str) -> Result<usize, String> {
     }
 }
 
+/// `5%` or `0.05`, above 0 and at most 1.
+fn percent(text: &str) -> Result<f64, String> {
+    let (number, divisor) = match text.strip_suffix('%') {
+        Some(number) => (number, 100.0),
+        None => (text, 1.0),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(value) if value > 0.0 && value / divisor <= 1.0 => Ok(value / divisor),
+        _ => Err("a share, as 5% or 0.05".to_owned()),
+    }
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    match text {
+        "0" | "0%" => Ok(0.0),
+        _ => percent(text),
+    }
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("a number above 0 and at most 1".to_owned()),
+    }
+}
+
 fn rate_as_text<S: serde::Serializer>(rate: &Rate, to: S) -> Result<S::Ok, S::Error> {
     match rate {
         Rate::Max => to.serialize_str("max"),
@@ -270,6 +481,10 @@ fn rate_as_text<S: serde::Serializer>(rate: &Rate, to: S) -> Result<S::Ok, S::Er
 
 fn as_ms<S: serde::Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     duration.map(|duration| duration.as_millis() as u64).serialize(to)
+}
+
+fn in_ms<S: serde::Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(duration.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -293,5 +508,8 @@ mod tests {
         assert_eq!(rate("10_000"), Ok(Rate::PerSecond(10_000)));
         assert!(rate("0").is_err());
         assert!(body_bytes("39").is_err());
+        assert_eq!((percent("5%"), percent("0.05")), (Ok(0.05), Ok(0.05)));
+        assert!(percent("0").is_err() && percent("200%").is_err() && scale("2").is_err());
+        assert_eq!(tolerance("0"), Ok(0.0));
     }
 }

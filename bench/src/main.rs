@@ -1,4 +1,4 @@
-//! `ringmq-bench`: exit code 0 done, 1 failed or messages at fault, 2 usage, 3 generator saturated.
+//! `ringmq-bench`: exit code 0 done, 1 failed, messages at fault or a regression, 2 usage, 3 generator saturated.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(ringmq_bench::command::code_of(&error))
         }
     }
 }
