@@ -393,6 +393,11 @@ impl Sweep {
 }
 
 impl Load {
+    /// Whether many requests are in flight as fast as they go.
+    pub fn is_queued(&self) -> bool {
+        self.rate == Rate::Max && self.in_flight > 1
+    }
+
     pub(crate) fn check(&self) -> Result<(), String> {
         let (batch, size) = (self.batch as usize, self.size);
         if batch > 1 && batch.saturating_mul(size) > BATCH_BYTES_MAX {

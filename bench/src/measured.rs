@@ -55,6 +55,8 @@ pub struct Frame<'a> {
     pub disk: &'a Path,
     /// Durability that was asked for.
     pub flush: Option<FlushMode>,
+    /// Whether many requests were in flight as fast as they went.
+    pub queued: bool,
     /// Where results go: limits that lie there are held against.
     pub out: Option<&'a Path>,
 }
@@ -90,9 +92,9 @@ impl Measured {
         let mut environment = Environment::read(frame.disk);
         environment.started_at_ms = run.started_at_ms;
         let limits = self.limits(frame, &environment);
-        let shares = limits
-            .as_ref()
-            .map(|used| shares(&used.limits, produce.as_ref(), receive.as_ref(), frame.flush));
+        let shares = limits.as_ref().map(|used| {
+            shares(&used.limits, produce.as_ref(), receive.as_ref(), frame.flush, frame.queued)
+        });
         let raw = self.raw.as_ref().map(|raw| {
             let service = &run.produced().service;
             Raw::of(&raw.durable_write, &raw.on_two_cpus, &raw.on_one_cpu, service)

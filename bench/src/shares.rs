@@ -68,12 +68,14 @@ impl Share {
     }
 }
 
-/// What can be said of a run: rates of bodies, and medians.
+/// What can be said of a run: rates of bodies, and medians unless requests were `queued`, many in flight
+/// as fast as they go: their latency is how many there are.
 pub fn shares(
     limits: &Limits,
     produce: Option<&Figures>,
     receive: Option<&Figures>,
     flush: Option<FlushMode>,
+    queued: bool,
 ) -> Vec<Share> {
     const STREAM: &str = "one bare loopback stream";
     let mut shares = Vec::new();
@@ -85,14 +87,14 @@ pub fn shares(
         shares.push(Share::rate(name, STREAM, rate, stream));
         let disk = limits.sequential_write_1mib_qd4_bytes_per_second;
         shares.push(Share::rate(name, "sequential write, 1 MiB x 4", rate, disk));
-        if let Some(service) = &produce.service {
+        if let Some(service) = produce.service.as_ref().filter(|_| !queued) {
             let (limit, bare) = match flush {
                 Some(FlushMode::Async) => ("raw round trip p50", round_trip),
                 _ => ("raw durable 4 KiB write + round trip, p50", write + round_trip),
             };
             shares.push(Share::time("produce service p50", limit, service.p50_us, bare));
         }
-        if let (Some(service), Some(FlushMode::Sync)) = (&produce.service, flush) {
+        if let (Some(service), Some(FlushMode::Sync), false) = (&produce.service, flush, queued) {
             let bare = limits.durable_write_4kib.p99_9_us;
             let limit = "raw durable 4 KiB write p99.9";
             shares.push(Share::time("produce service p99.9", limit, service.p99_9_us, bare));
@@ -104,7 +106,7 @@ pub fn shares(
         if let Some(sendfile) = limits.sendfile_cold_bytes_per_second {
             shares.push(Share::rate(name, "bare sendfile of a cold file", rate, sendfile));
         }
-        if let Some(response) = &receive.response {
+        if let Some(response) = receive.response.as_ref().filter(|_| !queued) {
             let limit = "raw durable 4 KiB write + 2 round trips, p50";
             let bare = write + 2.0 * round_trip;
             shares.push(Share::time("end to end p50", limit, response.p50_us, bare));
@@ -126,7 +128,8 @@ mod tests {
             Sample { due_ns: 0, sent_ns: 0, done_ns: 340_000, messages: 1, bytes: 1_000_000 };
         recorder.note(sample);
         let produce = Figures::of(&mut recorder, 1_000_000);
-        let shares = shares(&figures(), Some(&produce), Some(&produce), Some(FlushMode::Sync));
+        let shares =
+            shares(&figures(), Some(&produce), Some(&produce), Some(FlushMode::Sync), false);
         let ratio = |figure: &str, limit: &str| {
             let of = |share: &&Share| share.figure.starts_with(figure) && share.limit == limit;
             shares.iter().find(of).unwrap_or_else(|| panic!("{figure} / {limit}")).ratio

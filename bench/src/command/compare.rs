@@ -18,6 +18,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
         return Err(Usage(text).into());
     }
     let comparison = Comparison::of(&before, &after, args.tolerance);
+    if comparison.rows.is_empty() {
+        return Err(Usage("the results have no figure in common".to_owned()).into());
+    }
     let list = |names: &[String]| names.join(", ");
     println!("A  {}\nB  {}\n", list(&comparison.before), list(&comparison.after));
     println!("{}", comparison.table());
@@ -27,9 +30,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
     }
     for remark in &comparison.remarks {
         println!("note: {remark}");
-    }
-    if comparison.rows.is_empty() {
-        println!("nothing to compare: the results have no figure in common");
     }
     let worse: Vec<&str> = comparison
         .rows

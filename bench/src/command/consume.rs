@@ -71,7 +71,7 @@ pub(super) async fn run(args: &Consume) -> anyhow::Result<u8> {
         cpu,
     };
     let out = args.target.out.as_deref();
-    let frame = Frame { verb: "consume", disk: &args.watch.dir, flush: None, out };
+    let frame = Frame { verb: "consume", disk: &args.watch.dir, flush: None, queued: false, out };
     let mut outcome = measured.outcome(&frame, args)?;
     if args.count.is_none() {
         // Nothing was sent here; what the topic held when the run began is what had to come.

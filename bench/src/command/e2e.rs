@@ -38,6 +38,7 @@ pub(super) async fn run(args: &EndToEnd) -> anyhow::Result<u8> {
         verb: "e2e",
         disk: &args.watch.dir,
         flush: Some(args.load.flush),
+        queued: args.load.is_queued(),
         out: args.target.out.as_deref(),
     };
     conclude(&measured.outcome(&frame, args)?, args.target.out.as_deref())

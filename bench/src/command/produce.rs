@@ -34,6 +34,7 @@ pub(super) async fn run(args: &Produce) -> anyhow::Result<u8> {
         verb: "produce",
         disk: &args.watch.dir,
         flush: Some(args.load.flush),
+        queued: args.load.is_queued(),
         out: args.target.out.as_deref(),
     };
     conclude(&measured.outcome(&frame, args)?, args.target.out.as_deref())

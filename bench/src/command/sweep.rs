@@ -79,6 +79,7 @@ async fn one_step(
         verb: "sweep",
         disk: &args.watch.dir,
         flush: Some(args.flush),
+        queued: false,
         out: args.target.out.as_deref(),
     };
     measured.outcome(&frame, args)

@@ -58,7 +58,13 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<u8> {
         Test { args, workload: &workload, load: &load, session: &session }.run(&fillers).await?;
     session.close().await?;
     let out = args.out.as_deref();
-    let frame = Frame { verb: "workload", disk: &args.watch.dir, flush: Some(args.flush), out };
+    let frame = Frame {
+        verb: "workload",
+        disk: &args.watch.dir,
+        flush: Some(args.flush),
+        queued: load.is_queued(),
+        out,
+    };
     let mut outcome = measured.outcome(&frame, &Parameters { args, workload: &workload })?;
     outcome.report.backlog = backlog;
     println!("{}\n", workload.name);

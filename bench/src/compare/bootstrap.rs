@@ -133,7 +133,14 @@ fn joined(parts: &[Drawn]) -> Drawn {
 /// Units with their cells numbered, so that adding them up is adding arrays.
 struct Urn {
     values: Vec<u64>,
-    units: Vec<(Vec<(u32, u64)>, u64, f64)>,
+    units: Vec<Numbered>,
+}
+
+/// A unit whose values are numbers of an [`Urn`]'s.
+struct Numbered {
+    cells: Vec<(u32, u64)>,
+    messages: u64,
+    seconds: f64,
 }
 
 impl Urn {
@@ -148,7 +155,7 @@ impl Urn {
             |value: &u64| values.binary_search(value).expect("every value is in it") as u32;
         let numbered = |unit: &Drawn| {
             let cells = unit.cells.pairs().iter().map(|(value, n)| (number(value), *n)).collect();
-            (cells, unit.messages, unit.seconds)
+            Numbered { cells, messages: unit.messages, seconds: unit.seconds }
         };
         let units = units.iter().map(numbered).collect();
         Urn { values, units }
@@ -158,13 +165,13 @@ impl Urn {
         let mut counts = vec![0u64; self.values.len()];
         let (mut total, mut messages, mut seconds) = (0, 0, 0.0);
         for _ in 0..self.units.len() {
-            let (cells, more, longer) = &self.units[random.below(self.units.len())];
-            for (number, count) in cells {
+            let unit = &self.units[random.below(self.units.len())];
+            for (number, count) in &unit.cells {
                 counts[*number as usize] += count;
                 total += count;
             }
-            messages += more;
-            seconds += longer;
+            messages += unit.messages;
+            seconds += unit.seconds;
         }
         let pairs = || {
             let all = self.values.iter().copied().zip(counts.iter().copied());

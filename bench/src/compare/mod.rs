@@ -102,7 +102,7 @@ impl Comparison {
             tolerance_ratio: tolerance,
             resampled,
             differences: before.differences(after),
-            remarks: before.remarks(after),
+            remarks: remarks(before, after),
             rows,
             regression,
         }
@@ -162,6 +162,17 @@ impl Row {
             verdict.to_owned(),
         ]
     }
+}
+
+fn remarks(before: &Side, after: &Side) -> Vec<String> {
+    let mut remarks = before.remarks(after);
+    if before.names().len().min(after.names().len()) < bootstrap::REPEATS_MIN {
+        remarks.push(format!(
+            "fewer than {} repeats a side: the intervals do not know how runs differ among each other",
+            bootstrap::REPEATS_MIN
+        ));
+    }
+    remarks
 }
 
 /// Of latencies less is better, of rates more.

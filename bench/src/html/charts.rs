@@ -73,7 +73,7 @@ fn points_of(cells: &Cells, decades: f64) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Latency over time: the darker, the more of that second's messages took so long.
+/// Latency over time: the stronger the colour, the more of that second's messages took so long.
 pub fn heat_map(name: &str, intervals: &[Interval]) -> Option<String> {
     let all = || intervals.iter().flat_map(|interval| interval.response.pairs());
     let lowest = all().map(|(ns, _)| *ns).min()? as f64;
@@ -111,7 +111,7 @@ pub fn heat_map(name: &str, intervals: &[Interval]) -> Option<String> {
     plot.line("l2", p99(intervals));
     plot.legend("l2", false, "p99");
     plot.note(&format!(
-        "{name}: the darker, the greater a share of that time's messages; the faintest are single ones"
+        "{name}: the stronger the colour, the more of that second's messages took so long"
     ));
     Some(plot.finish())
 }
@@ -124,7 +124,8 @@ fn heat_scale(lowest: f64, highest: f64) -> Scale {
 fn heat_level(share: f64) -> usize {
     const FAINTEST: f64 = 1e-5;
     let depth = 1.0 - share.max(FAINTEST).ln() / FAINTEST.ln();
-    (1.0 + depth * (HEAT_LEVELS - 1) as f64).round() as usize
+    // Squared, so that what is usual stands out from what is merely not rare.
+    (1.0 + depth * depth * (HEAT_LEVELS - 1) as f64).round() as usize
 }
 
 fn p99(intervals: &[Interval]) -> Vec<(f64, f64)> {
@@ -133,9 +134,21 @@ fn p99(intervals: &[Interval]) -> Vec<(f64, f64)> {
     intervals.iter().map(at).collect()
 }
 
+/// A direction's rate.
+pub struct Rates<'a> {
+    /// Shown in the legend.
+    pub name: &'a str,
+    /// Colour.
+    pub class: &'a str,
+    /// What is drawn.
+    pub seconds: &'a [SecondFigures],
+    /// When it ended: the second in which it did is none, and is not drawn.
+    pub ended_s: f64,
+}
+
 /// Messages per second over time, and failed ones.
-pub fn rates(series: &[(&str, &str, &[SecondFigures])], warm_up_s: f64) -> Option<String> {
-    let all = || series.iter().flat_map(|(.., seconds)| seconds.iter());
+pub fn rates(series: &[Rates<'_>], warm_up_s: f64) -> Option<String> {
+    let all = || series.iter().flat_map(|rates| rates.seconds.iter());
     let last = all().map(|second| second.second + 1).max()?;
     let most = all().map(|second| second.messages.max(second.failed)).max()? as f64;
     let (x, y) = (Scale::linear(0.0, last as f64), rising(most));
@@ -143,16 +156,13 @@ pub fn rates(series: &[(&str, &str, &[SecondFigures])], warm_up_s: f64) -> Optio
     plot.shade_until(warm_up_s, "warm-up");
     let up = even_ticks(y, 5, |at| grouped(at as u64));
     plot.axes(&even_ticks(x, 12, |at| format!("{at} s")), &up, "time since the run began");
-    for (name, class, seconds) in series {
-        let first = seconds.first().map_or(0, |second| second.second);
-        let mut filled = vec![0; (last - first) as usize];
-        for second in *seconds {
-            filled[(second.second - first) as usize] = second.messages;
-        }
-        let points = filled.iter().enumerate();
-        plot.line(class, points.map(|(at, n)| ((first + at as u64) as f64 + 0.5, *n as f64)));
-        plot.legend(class, false, name);
-        let failed: Vec<(f64, f64, f64, f64)> = seconds
+    for (at, rates) in series.iter().enumerate() {
+        // Where the second lies on the first, both are to be seen.
+        let class = if at > 0 { format!("{} dash", rates.class) } else { rates.class.to_owned() };
+        plot.line(&class, rate_points(rates));
+        plot.legend(rates.class, at > 0, rates.name);
+        let failed: Vec<(f64, f64, f64, f64)> = rates
+            .seconds
             .iter()
             .filter(|second| second.failed > 0)
             .map(|s| (s.second as f64 + 0.2, s.second as f64 + 0.8, 0.0, s.failed as f64))
@@ -163,6 +173,22 @@ pub fn rates(series: &[(&str, &str, &[SecondFigures])], warm_up_s: f64) -> Optio
         }
     }
     Some(plot.finish())
+}
+
+/// Every whole second, those in which nothing came too.
+fn rate_points(rates: &Rates<'_>) -> Vec<(f64, f64)> {
+    let Some(first) = rates.seconds.first().map(|second| second.second) else { return Vec::new() };
+    let last = rates.seconds.last().map_or(first, |second| second.second);
+    let mut points: Vec<(f64, f64)> =
+        (first..=last).map(|second| (second as f64 + 0.5, 0.0)).collect();
+    for second in rates.seconds {
+        points[(second.second - first) as usize].1 = second.messages as f64;
+    }
+    let whole = |point: &(f64, f64)| point.0 + 0.5 <= rates.ended_s + 0.01;
+    match points.iter().filter(|point| whole(point)).count() {
+        0 | 1 => points,
+        _ => points.into_iter().filter(whole).collect(),
+    }
 }
 
 /// Cores that were busy, over time.
@@ -308,6 +334,7 @@ pub fn ratios(rows: &[Row]) -> Option<String> {
     let across: Vec<Tick> =
         steps.into_iter().filter(near).map(|at| Tick { at, label: format!("{at}") }).collect();
     plot.axes(&across, &[], "B / A");
+    plot.line("l4 dash", [(1.0, 0.0), (1.0, rows.len() as f64)]);
     for (at, row) in rows.iter().enumerate() {
         let middle = rows.len() as f64 - at as f64 - 0.5;
         let class = match row.judgement {
@@ -338,7 +365,25 @@ mod tests {
     #[test]
     fn the_rare_can_be_seen_and_the_usual_is_darkest() {
         assert_eq!((heat_level(1.0), heat_level(1e-5), heat_level(1e-9)), (HEAT_LEVELS, 1, 1));
-        assert!(heat_level(0.1) > heat_level(0.001));
+        assert!(heat_level(0.1) > heat_level(0.01) && heat_level(0.01) > heat_level(0.001));
+    }
+
+    #[test]
+    fn a_rate_has_every_whole_second() {
+        let second = |second, messages| SecondFigures {
+            second,
+            messages,
+            bytes: 0,
+            failed: 0,
+            p50_us: 0.0,
+            p99_us: 0.0,
+            max_us: 0.0,
+        };
+        let seconds = [second(2, 10), second(4, 12), second(5, 1)];
+        let rates = |ended_s| Rates { name: "", class: "", seconds: &seconds, ended_s };
+        assert_eq!(rate_points(&rates(5.1)), [(2.5, 10.0), (3.5, 0.0), (4.5, 12.0)]);
+        assert_eq!(rate_points(&rates(6.0)).len(), 4);
+        assert_eq!(rate_points(&rates(0.0)).len(), 4, "a run of parts of seconds is shown anyway");
     }
 
     #[test]

@@ -15,8 +15,8 @@ use askama::Template;
 use crate::compare::{Comparison, Judgement, Side};
 use crate::environment::utc;
 use crate::outcome::{DIRECTIONS, Outcome};
-use crate::report::{Report, grouped};
-use charts::{Curve, us};
+use crate::report::{Figures, Report, grouped};
+use charts::{Curve, Rates, us};
 
 #[derive(Template)]
 #[template(path = "report.html")]
@@ -24,7 +24,7 @@ struct Page {
     title: String,
     subtitle: String,
     badges: Vec<Badge>,
-    cards: Vec<Card>,
+    cards: Vec<Vec<Card>>,
     sections: Vec<Section>,
     lists: Vec<List>,
 }
@@ -138,7 +138,7 @@ pub fn compare_page(
             utc(after.first().environment.started_at_ms)
         ),
         badges,
-        cards: comparison.rows.iter().take(4).map(compared).collect(),
+        cards: vec![comparison.rows.iter().take(4).map(compared).collect()],
         sections,
         lists: vec![
             List {
@@ -197,27 +197,31 @@ fn badges(report: &Report) -> Vec<Badge> {
     badges
 }
 
-fn cards(report: &Report) -> Vec<Card> {
-    let card =
-        |name: &str, value: String, note: String| Card { name: name.to_owned(), value, note };
-    let mut cards = Vec::new();
-    for (name, figures) in [("produce", &report.produce), ("receive", &report.receive)] {
-        let Some(figures) = figures else { continue };
-        let rate = grouped(figures.messages_per_second.round() as u64);
-        let note = format!("messages/s, {:.1} MB/s", figures.bytes_per_second / 1e6);
-        cards.push(card(name, rate, note));
-        let Some(response) = &figures.response else { continue };
+/// A row for each direction.
+fn cards(report: &Report) -> Vec<Vec<Card>> {
+    let row = |(name, figures): (&str, &Option<Figures>)| {
+        let figures = figures.as_ref()?;
+        let rate = format!("{}/s", grouped(figures.messages_per_second.round() as u64));
+        let note = format!("{:.1} MB/s", figures.bytes_per_second / 1e6);
+        let mut cards = vec![Card { name: name.to_owned(), value: rate, note }];
         let of = if name == "produce" { "produce response" } else { "end to end" };
-        for (percentile, value) in [
-            ("p50", response.p50_us),
-            ("p99", response.p99_us),
-            ("p99.9", response.p99_9_us),
-            ("max", response.max_us),
-        ] {
-            cards.push(card(percentile, us(value), of.to_owned()));
+        for (percentile, value) in figures.response.iter().flat_map(|response| {
+            [
+                ("p50", response.p50_us),
+                ("p99", response.p99_us),
+                ("p99.9", response.p99_9_us),
+                ("max", response.max_us),
+            ]
+        }) {
+            let (name, note) = (percentile.to_owned(), of.to_owned());
+            cards.push(Card { name, value: us(value), note });
         }
-    }
-    cards
+        Some(cards)
+    };
+    [("produce", &report.produce), ("receive", &report.receive)]
+        .into_iter()
+        .filter_map(row)
+        .collect()
 }
 
 fn curves(outcome: &Outcome) -> Option<Section> {
@@ -265,9 +269,22 @@ fn heat(outcome: &Outcome) -> Option<Section> {
 
 fn rates(report: &Report) -> Option<Section> {
     let mut series = Vec::new();
-    series.extend(report.produce.as_ref().map(|f| ("produce", "l1", f.seconds.as_slice())));
-    series.extend(report.receive.as_ref().map(|f| ("receive", "l2", f.seconds.as_slice())));
-    let failed: u64 = series.iter().flat_map(|(.., s)| s.iter()).map(|s| s.failed).sum();
+    let mut add = |name, class, figures: &Option<Figures>| {
+        // In turns with raw measurements, load ends later than it lasts.
+        let ended_s = |figures: &Figures| match report.raw {
+            Some(_) => f64::INFINITY,
+            None => (report.measured_from_ms + figures.measured_ms) / 1e3,
+        };
+        let rates = figures.as_ref().map(|f| (f.seconds.clone(), ended_s(f)));
+        series.extend(rates.map(|(seconds, ended_s)| (name, class, seconds, ended_s)));
+    };
+    add("produce", "l1", &report.produce);
+    add("receive", "l2", &report.receive);
+    let failed: u64 = series.iter().flat_map(|(_, _, s, _)| s.iter()).map(|s| s.failed).sum();
+    let series: Vec<Rates<'_>> = series
+        .iter()
+        .map(|(name, class, seconds, ended_s)| Rates { name, class, seconds, ended_s: *ended_s })
+        .collect();
     let plot = charts::rates(&series, report.measured_from_ms / 1e3)?;
     Some(Section {
         title: "Rate and errors over time",
