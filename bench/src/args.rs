@@ -1,9 +1,12 @@
 //! The command line of `ringmq-bench`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::payload::STAMP_BYTES;
@@ -366,6 +369,29 @@ impl From<FlushMode> for ringmq::Flush {
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
 impl Arguments {
+    /// Parses `words`, of which the first is the name of the program; ends the process where they make no
+    /// sense. `namesrv` is used where no other is named.
+    pub fn parse_as(words: Vec<OsString>, namesrv: Option<&str>) -> Arguments {
+        let name = words.first().map(|name| name.to_string_lossy().into_owned());
+        let mut command = match name {
+            Some(name) => Arguments::command().bin_name(name),
+            None => Arguments::command(),
+        };
+        let matches = command.clone().get_matches_from(words);
+        let mut arguments =
+            Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        if let (Some(namesrv), Some((_, verb))) = (namesrv, matches.subcommand())
+            && let Ok(Some(ValueSource::DefaultValue)) =
+                verb.try_contains_id("namesrv").map(|_| verb.value_source("namesrv"))
+        {
+            arguments.verb.set_namesrv(namesrv);
+        }
+        if let Err(text) = arguments.check() {
+            command.error(ErrorKind::ValueValidation, text).exit();
+        }
+        arguments
+    }
+
     /// What no single option can see: `Err` says which contradict each other.
     pub fn check(&self) -> Result<(), String> {
         match &self.verb {
@@ -374,6 +400,20 @@ impl Arguments {
             Verb::Sweep(args) => args.check(),
             Verb::Consume(_) | Verb::Limits(_) | Verb::Workload(_) | Verb::Compare(_) => Ok(()),
         }
+    }
+}
+
+impl Verb {
+    fn set_namesrv(&mut self, namesrv: &str) {
+        let set = match self {
+            Verb::Produce(args) => &mut args.target.namesrv,
+            Verb::Consume(args) => &mut args.target.namesrv,
+            Verb::E2e(args) => &mut args.target.namesrv,
+            Verb::Sweep(args) => &mut args.target.namesrv,
+            Verb::Workload(args) => &mut args.namesrv,
+            Verb::Compare(_) | Verb::Limits(_) => return,
+        };
+        *set = namesrv.to_owned();
     }
 }
 
@@ -495,11 +535,27 @@ fn in_ms<S: serde::Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_server_is_taken_over_where_none_is_named() {
+        let parsed = |words: &[&str]| {
+            let words = words.iter().map(OsString::from).collect();
+            match Arguments::parse_as(words, Some("there:1")).verb {
+                Verb::Produce(args) => args.target.namesrv,
+                Verb::Limits(_) => "none".to_owned(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(parsed(&["ringmq bench", "produce", "--namesrv", "here:2"]), "here:2");
+        assert_eq!(parsed(&["ringmq bench", "limits"]), "none");
+        if std::env::var_os("NAMESRV_ADDR").is_none() {
+            assert_eq!(parsed(&["ringmq bench", "produce"]), "there:1");
+        }
     }
 
     #[test]

@@ -45,9 +45,12 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// The exit code of a verb that ended with an error.
-pub fn code_of(error: &anyhow::Error) -> u8 {
-    if error.is::<Usage>() { 2 } else { 1 }
+/// Runs it, tells an error, and gives the exit code in any case.
+pub fn run_to_code(arguments: Arguments) -> u8 {
+    run(arguments).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        if error.is::<Usage>() { 2 } else { 1 }
+    })
 }
 
 /// One thread saves the wake-ups between threads, some 20 µs each; more give more load.
