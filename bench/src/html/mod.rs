@@ -49,6 +49,8 @@ struct Section {
     rows: Vec<Vec<String>>,
     /// All columns but the first are numbers.
     numbers: bool,
+    /// The last column is text all the same.
+    words_last: bool,
 }
 
 struct List {
@@ -112,6 +114,7 @@ pub fn compare_page(
         head: vec!["figure", "A", "B", "B / A", "95 % interval", "verdict"],
         rows: comparison.rows.iter().map(|row| row.words().to_vec()).collect(),
         numbers: true,
+        words_last: true,
     }];
     for direction in DIRECTIONS {
         let Some((a, b)) = before.merged(direction).zip(after.merged(direction)) else { continue };
@@ -247,6 +250,7 @@ fn curves(outcome: &Outcome) -> Option<Section> {
         head: vec!["", "samples", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"],
         rows: lists::percentiles(outcome),
         numbers: true,
+        ..Section::default()
     })
 }
 
@@ -334,6 +338,7 @@ fn limits(report: &Report) -> Section {
         head: vec!["figure", "RingMQ", "bare", "ratio", "bare is"],
         rows: report.shares.iter().map(row).collect(),
         numbers: true,
+        words_last: true,
     }
 }
 
@@ -341,10 +346,11 @@ fn sweep(report: &Report) -> Option<Section> {
     let sweep = report.sweep.as_ref()?;
     Some(Section {
         title: "Steps of the search",
-        note: format!("{}. What follows is of the last step.", sweep.ended),
+        note: format!("It ended so: {}. What follows is of the last step.", sweep.ended),
         plots: charts::sweep_steps(&sweep.steps).into_iter().collect(),
         head: vec!["rate", "achieved", "p50", "p99", "p99.9", "max", "late", "verdict"],
         rows: lists::steps(sweep),
         numbers: true,
+        words_last: true,
     })
 }
