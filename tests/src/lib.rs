@@ -7,6 +7,8 @@ pub mod consume;
 pub mod durability;
 #[cfg(all(feature = "faults", target_os = "linux"))]
 pub mod faulty;
+pub mod hand_over;
+pub mod member;
 pub mod server;
 pub mod sim;
 pub mod site;

@@ -6,73 +6,16 @@
 #![allow(clippy::unwrap_used)] // A failure here is the test's.
 
 use ringmq::{Client, Message, TopicSpec};
+use ringmq_tests::member::{Delivery, Member, Place};
 use ringmq_tests::server::{BrokerOptions, Process, eventually, eventually_ok, namesrv};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Broker, queue, offset.
-type Place = (String, u32, u64);
-/// What a consumer printed, in its order.
-type Seen = Arc<Mutex<Vec<(Place, String)>>>;
-
-struct Consumer {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    seen: Seen,
-    reader: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Consumer {
-    fn start(namesrv: &str, group: &str) -> Consumer {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringmq-test-consumer"))
-            .args([namesrv, group, "orders"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take().unwrap();
-        let seen = Seen::default();
-        let into = Arc::clone(&seen);
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let words: Vec<&str> = line.split(' ').collect();
-                let [broker, queue, offset, body] = words[..] else { continue };
-                let place = (broker.to_owned(), queue.parse().unwrap(), offset.parse().unwrap());
-                into.lock().unwrap().push((place, body.to_owned()));
-            }
-        });
-        Consumer { child, stdin, seen, reader: Some(reader) }
-    }
-
-    /// kill -9; what it printed counts all the same.
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        if let Some(reader) = self.reader.take() {
-            reader.join().unwrap();
-        }
-    }
-
-    /// Leaves the group as it should.
-    fn close(&mut self) {
-        drop(self.stdin.take());
-        assert!(self.child.wait().unwrap().success());
-        if let Some(reader) = self.reader.take() {
-            reader.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn consumer(namesrv: &str, group: &str) -> Member {
+    let binary = env!("CARGO_BIN_EXE_ringmq-test-consumer");
+    Member::start(binary, &[namesrv, group, "orders", "orderly", "0"])
 }
 
 #[derive(Default)]
@@ -123,26 +66,26 @@ fn more(sent: &Sent, messages: u64) {
 }
 
 /// Everything that a group got, by place; the same place always holds the same bytes.
-fn received(group: &[Consumer]) -> BTreeMap<Place, String> {
+fn received(group: &[Member]) -> BTreeMap<Place, String> {
     let mut all = BTreeMap::new();
     for consumer in group {
-        for (place, body) in consumer.seen.lock().unwrap().iter() {
+        for Delivery { place, body, .. } in consumer.seen() {
             let before = all.insert(place.clone(), body.clone());
-            assert!(before.is_none_or(|b| b == *body), "{place:?} holds two messages");
+            assert!(before.is_none_or(|b| b == body), "{place:?} holds two messages");
         }
     }
     all
 }
 
-fn check_order(group: &[Consumer]) {
+fn check_order(group: &[Member]) {
     let all = received(group);
     for consumer in group {
         let mut last: BTreeMap<(String, u32), u64> = BTreeMap::new();
-        for ((broker, queue, offset), _) in consumer.seen.lock().unwrap().iter() {
-            let before = last.insert((broker.clone(), *queue), *offset);
+        for Delivery { place: (broker, queue, offset), .. } in consumer.seen() {
+            let before = last.insert((broker.clone(), queue), offset);
             // Going back is delivering again; what a step forward leaves out, another member had.
-            for skipped in before.map_or(*offset, |b| b + 1)..*offset {
-                let place = (broker.clone(), *queue, skipped);
+            for skipped in before.map_or(offset, |b| b + 1)..offset {
+                let place = (broker.clone(), queue, skipped);
                 assert!(all.contains_key(&place), "{place:?} was left out");
             }
         }
@@ -190,19 +133,16 @@ fn a_cluster_survives_the_death_of_one_of_each_kind() {
         }
         client
     });
-    let mut billing: Vec<Consumer> =
-        (0..4).map(|_| Consumer::start(&cluster.addresses, "billing")).collect();
-    let mut audit: Vec<Consumer> =
-        (0..2).map(|_| Consumer::start(&cluster.addresses, "audit")).collect();
+    let mut billing: Vec<Member> =
+        (0..4).map(|_| consumer(&cluster.addresses, "billing")).collect();
+    let mut audit: Vec<Member> = (0..2).map(|_| consumer(&cluster.addresses, "audit")).collect();
     let sent = Arc::new(Sent::default());
     let producers: Vec<_> = (0..3)
         .map(|name| runtime.spawn(produce(client.clone(), name, Arc::clone(&sent))))
         .collect();
 
     more(&sent, 2000);
-    eventually("every consumer of billing has queues", || {
-        billing.iter().all(|consumer| !consumer.seen.lock().unwrap().is_empty())
-    });
+    eventually("every consumer of billing has queues", || billing.iter().all(Member::has_seen));
     billing[0].kill();
     more(&sent, 2000);
     cluster.namesrvs.remove(0).kill();
@@ -239,14 +179,14 @@ fn a_cluster_survives_the_death_of_one_of_each_kind() {
         };
         eventually_ok("every acknowledged message reaches every group", || {
             let missing = missing();
-            let had: Vec<usize> = group.iter().map(|c| c.seen.lock().unwrap().len()).collect();
+            let had: Vec<usize> = group.iter().map(|c| c.seen().len()).collect();
             let say = || format!("first, last, count by queue {missing:?}; members had {had:?}");
             if missing.is_empty() { Ok(()) } else { Err(say()) }
         });
     }
     for group in [&mut billing, &mut audit] {
-        let survivors = group.iter_mut().filter(|consumer| consumer.reader.is_some());
-        survivors.for_each(Consumer::close);
+        let survivors = group.iter_mut().filter(|consumer| consumer.is_alive());
+        survivors.for_each(Member::close);
         let got = received(group);
         for (place, body) in &acknowledged {
             assert_eq!(got.get(place), Some(body), "{place:?}");

@@ -245,6 +245,45 @@ fn nothing_is_handed_out_before_its_record_is_written() {
     assert_eq!(popped(&desk.take(sent).unwrap()).len(), 1);
 }
 
+/// Push consumers wait for one write of the device, and so do those that pop.
+#[test]
+fn a_waiting_pop_gets_a_message_with_the_write_that_stores_it() {
+    let mut desk = Desk::open(config(), Files::default());
+    let topic = desk.create_topic("orders", 1);
+    let group = group(&mut desk, "billing");
+    let ask = Asked { wait_ms: 40_000, max: 3, ..Asked::new(group, topic) };
+    let (waiting, second) = (ask.send(&mut desk), ask.send(&mut desk));
+    desk.handle(Input::TurnEnd);
+    desk.hold_writes = true;
+    for (flush, first, had) in [(Flush::Sync, 0, 0), (Flush::Async, 5, 2)] {
+        desk.writes.clear();
+        let (ask, other) = match flush {
+            Flush::Sync => (waiting, second),
+            _ => (ask.send(&mut desk), ask.send(&mut desk)),
+        };
+        let sent = desk.produce(topic, 0, &run(topic, 0, first, 5, 100), 5, flush);
+        desk.handle(Input::TurnEnd);
+        assert_eq!(desk.writes.len(), 1, "messages and hand-outs go together");
+        assert!(desk.take(ask).is_none(), "nothing is seen before it is durable");
+        assert_eq!(desk.shard.figures().popped, first);
+        // A crash now takes both, or neither.
+        let files = desk.files.deep_copy();
+        desk.finish_writes();
+        assert_eq!(desk.take(sent).unwrap().status, Status::Ok);
+        let got = popped(&desk.take(ask).expect("no further write is needed"));
+        let expected: Vec<(u64, u16)> = (first..first + 3).map(|number| (number, 1)).collect();
+        assert_eq!(attempts(&got), expected);
+        assert_eq!(popped(&desk.take(other).expect("the rest")).len(), 2);
+        desk.hold_writes = false;
+        let mut again = Desk::open(config(), files);
+        assert!(Asked::new(group, topic).take(&mut again).is_empty(), "all are in hands");
+        again.advance(30_000);
+        assert_eq!(Asked::new(group, topic).take(&mut again).len(), had + 5);
+        ack(&mut desk, group, &receipts(topic, &got));
+        desk.hold_writes = true;
+    }
+}
+
 #[test]
 fn a_group_begins_where_it_says_and_again_where_it_is_set_back() {
     let mut desk = Desk::open(config(), Files::default());

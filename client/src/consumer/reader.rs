@@ -20,7 +20,7 @@ use ringmq_schema::error::Status;
 use ringmq_schema::limits::ATTEMPTS_MAX_DEFAULT;
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::placement;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -275,7 +275,10 @@ impl Reader {
                         }
                     }
                 }
-                Err(error) => failed = Err(error.on(self.settings.group.as_str())),
+                Err(error) => {
+                    let broker = commits.first().map_or("", |commit| &commit.holding.place.broker);
+                    failed = Err(error.on(format!("{} at {broker}", self.settings.group)));
+                }
             }
         }
         failed
@@ -347,19 +350,13 @@ impl Reader {
         };
         tasks.shutdown().await;
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-        let ending = async {
-            let committed = match self.settings.commit_on_close {
-                true => self.commit_until_done().await,
-                false => Ok(()),
-            };
-            self.leave().await;
-            committed
-        };
-        let group = self.settings.group.as_str();
-        let ended = tokio::time::timeout(left, ending).await;
+        let until = Instant::now() + left;
+        // An answer that does not come must not keep it from ending, either.
+        let ended = tokio::time::timeout(left + COMMIT_PAUSE, self.commit_and_leave(until)).await;
         if let Some(local) = &self.settings.local {
             local.close();
         }
+        let group = self.settings.group.as_str();
         match ended {
             Ok(committed) if idle => committed,
             Ok(_) => {
@@ -373,43 +370,64 @@ impl Reader {
         }
     }
 
-    /// Commits, and again where that can help: a connection may just have ended. The caller bounds it.
-    async fn commit_until_done(&self) -> Result<()> {
-        loop {
-            match self.commit(None).await {
-                Err(error) if matches!(error.kind(), ErrorKind::Unknown | ErrorKind::Busy) => {
-                    tokio::time::sleep(error.retry_after().unwrap_or(COMMIT_PAUSE)).await;
-                }
-                done => return done,
-            }
+    /// Commits, then leaves the group: at each broker by itself, so that one that is away delays only its own queues.
+    async fn commit_and_leave(&self, until: Instant) -> Result<()> {
+        if self.settings.local.is_some() && self.settings.commit_on_close {
+            self.commit(None).await?;
         }
-    }
-
-    async fn leave(&self) {
         let sessions = {
             let mut sessions = self.sessions.lock().expect("nothing panics with it locked");
             std::mem::take(&mut *sessions)
         };
-        let group = self.settings.group.as_str();
-        let leaving = sessions.values().map(|session| async {
-            let shard = placement::shard_of_group(group, session.shards);
-            let request = Request::new(Opcode::GroupLeave, "leave group").shard(shard);
-            let left = async {
-                let connection = self.asker.control(&session.address).await?;
-                connection
-                    .call(request, self.asker.limit, |fbb| {
-                        let group = Some(fbb.create_string(group));
-                        let args = GroupLeaveArgs { group, member: Some(&self.member) };
-                        GroupLeave::create(fbb, &args)
-                    })
-                    .await
+        // Queues that were assigned by hand are held without a session.
+        let mut brokers: BTreeSet<Arc<str>> = sessions.keys().map(Arc::clone).collect();
+        let holding = self.feed.to_commit(None).into_iter();
+        brokers.extend(holding.map(|commit| commit.holding.place.broker));
+        let ending = brokers.iter().map(async |broker| {
+            let committed = match self.settings.commit_on_close {
+                true => self.commit_until_done(broker, until).await,
+                false => Ok(()),
             };
-            if let Err(error) = left.await {
-                // The session timeout does it then.
-                tracing::debug!(%error, "cannot leave the group");
+            if let Some(session) = sessions.get(broker) {
+                self.leave(session).await;
             }
+            committed
         });
-        futures_util::future::join_all(leaving).await;
+        futures_util::future::join_all(ending).await.into_iter().collect()
+    }
+
+    /// Commits, and again where that can help: a connection may just have ended, a broker may be starting again.
+    async fn commit_until_done(&self, broker: &str, until: Instant) -> Result<()> {
+        loop {
+            let mut commits = self.feed.to_commit(None);
+            commits.retain(|commit| &*commit.holding.place.broker == broker);
+            let Err(error) = self.commit_these(commits).await else { return Ok(()) };
+            let pause = error.retry_after().unwrap_or(COMMIT_PAUSE);
+            if !error.is_retryable() || Instant::now() + pause >= until {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn leave(&self, session: &Session) {
+        let group = self.settings.group.as_str();
+        let shard = placement::shard_of_group(group, session.shards);
+        let request = Request::new(Opcode::GroupLeave, "leave group").shard(shard);
+        let left = async {
+            let connection = self.asker.control(&session.address).await?;
+            connection
+                .call(request, self.asker.limit, |fbb| {
+                    let group = Some(fbb.create_string(group));
+                    let args = GroupLeaveArgs { group, member: Some(&self.member) };
+                    GroupLeave::create(fbb, &args)
+                })
+                .await
+        };
+        if let Err(error) = left.await {
+            // The session timeout does it then.
+            tracing::debug!(%error, "cannot leave the group");
+        }
     }
 
     /// Ends the consumer and waits for that.

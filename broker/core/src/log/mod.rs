@@ -271,6 +271,11 @@ impl<M: Memory> Log<M> {
         self.open.as_ref().map_or(self.next, |open| open.position)
     }
 
+    /// Whether the unit that records gather in is to be durable by itself.
+    pub(crate) fn is_open_durable(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.durable)
+    }
+
     pub(crate) fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
     }

@@ -146,6 +146,7 @@ impl<M: Memory> Shard<M> {
         match input {
             Input::Request { connection, frame } => self.request(now, connection, frame, out),
             Input::TurnEnd => {
+                self.pop_ahead(now, out);
                 self.log.pump(now, out);
                 self.settle(now, out);
             }

@@ -84,9 +84,7 @@ impl<M: Memory> Shard<M> {
             }
         });
         debug_assert_eq!(queue.next, end_offset);
-        if !durable && !queue.waiting.is_empty() {
-            self.sync_wanted = end;
-        }
+        self.appended_to(slot, end, durable);
         (position, end)
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Who wants messages asks the shards one after the other, each for what it has; when none has any, a long poll is
 //! parked at all of them. Requests are tasks of their own: what they bring is kept for whoever asks next, so that a
-//! dropped `receive` loses nothing.
+//! dropped `receive` loses nothing. A shard at which a long poll is parked has nothing, and is not asked.
 //!
 //! Invariants:
-//! - at most one long poll is parked at a shard;
+//! - at a shard no more long polls are parked than calls wait, and at most [`POLLS`]: one that is parked when a message
+//!   comes in gets it with the write that stores it;
 //! - a message whose time is half over is not handed on: it is left to come back.
 
 use super::Settings;
@@ -33,6 +34,8 @@ use tokio::task::JoinSet;
 
 /// Longest a broker holds a long poll.
 const POLL: Duration = Duration::from_secs(15);
+/// Long polls that are parked at a shard.
+const POLLS: usize = 8;
 /// Bytes of an answer.
 const BYTES: u32 = 4 << 20;
 /// Pause before a shard is asked again that is not ready.
@@ -62,10 +65,45 @@ struct State {
     connections: HashMap<(Arc<str>, u16), Slot>,
     /// Places where the group has begun, and the group's number there.
     begun: HashMap<PlaceKey, u32>,
-    parked: HashSet<PlaceKey>,
+    /// Long polls, by place.
+    parked: HashMap<PlaceKey, usize>,
+    /// Places whose last long poll failed.
+    failed: HashSet<PlaceKey>,
+    /// Calls that wait.
+    waiting: usize,
     rotation: usize,
     tasks: JoinSet<()>,
     is_closed: bool,
+}
+
+impl State {
+    fn unpark(&mut self, place: &PlaceKey, has_failed: bool) {
+        if has_failed {
+            self.failed.insert(place.clone());
+        }
+        if let Some(parked) = self.parked.get_mut(place) {
+            *parked -= 1;
+            if *parked == 0 {
+                self.parked.remove(place);
+            }
+        }
+    }
+}
+
+/// A call that waits, as long as this lives.
+struct Waiting<'a>(&'a Engine);
+
+impl Waiting<'_> {
+    fn begin(engine: &Engine) -> Waiting<'_> {
+        engine.lock().waiting += 1;
+        Waiting(engine)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting -= 1;
+    }
 }
 
 impl Engine {
@@ -219,8 +257,8 @@ impl Engine {
         let (done, answered) = oneshot::channel();
         let (engine, place) = (Arc::clone(self), Arc::clone(place));
         let mut state = self.lock();
-        if !wait.is_zero() && !state.parked.insert(place.key()) {
-            return answered;
+        if !wait.is_zero() {
+            *state.parked.entry(place.key()).or_default() += 1;
         }
         while state.tasks.try_join_next().is_some() {}
         state.tasks.spawn(async move {
@@ -233,7 +271,7 @@ impl Engine {
                     tracing::debug!(%error, "a long poll failed");
                     tokio::time::sleep(PAUSE).await;
                 }
-                engine.lock().parked.remove(&place.key());
+                engine.lock().unpark(&place.key(), brought.is_err());
             }
             engine.changed.notify_waiters();
             // Whoever asked may have gone.
@@ -338,6 +376,9 @@ impl Engine {
                 }
                 self.check_open()?;
                 let place = self.turn(&places);
+                if self.lock().parked.contains_key(&place.key()) {
+                    continue;
+                }
                 match self.spawn_pop(&place, max, Duration::ZERO).await {
                     Ok(Ok(_)) => {}
                     Ok(Err(error)) => failed.push(error),
@@ -371,18 +412,17 @@ impl Engine {
         max: usize,
         deadline: Instant,
     ) -> Result<Vec<Received>> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let wait = left.min(POLL).max(Duration::from_millis(1));
-        for place in places {
-            drop(self.spawn_pop(place, max, wait));
-        }
+        let _waiting = Waiting::begin(self);
+        places.iter().for_each(|place| _ = self.lock().failed.remove(&place.key()));
         let epoch = self.routes.epoch();
         loop {
+            self.park(places, max, deadline);
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let taken = self.take(max);
-            let has_parked = places.iter().any(|place| self.lock().parked.contains(&place.key()));
+            let has_parked =
+                places.iter().any(|place| self.lock().parked.contains_key(&place.key()));
             if !taken.is_empty() || self.routes.epoch() != epoch {
                 return Ok(taken);
             }
@@ -396,6 +436,23 @@ impl Engine {
             let waited = tokio::time::timeout_at(until.into(), changed).await;
             if waited.is_err() {
                 return Ok(self.take(max));
+            }
+        }
+    }
+
+    /// Parks long polls where there are fewer than calls that wait, but where the last one failed.
+    fn park(self: &Arc<Self>, places: &[Arc<Place>], max: usize, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = left.min(POLL).max(Duration::from_millis(1));
+        for place in places {
+            let wants = {
+                let state = self.lock();
+                let parked = state.parked.get(&place.key()).copied().unwrap_or_default();
+                let wanted = state.waiting.min(POLLS);
+                !state.is_closed && parked < wanted && !state.failed.contains(&place.key())
+            };
+            if wants {
+                drop(self.spawn_pop(place, max, wait));
             }
         }
     }

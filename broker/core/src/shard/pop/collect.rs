@@ -4,7 +4,7 @@
 //! the pop looks again when it was read, and whoever comes first has it.
 
 use super::parked::{Parked, Wanted};
-use super::{OpWriter, Shard};
+use super::{OpWriter, Piece, Shard};
 use crate::pop::{Flight, Op};
 use crate::seam::{Memory, Now, Outbox, Slice};
 use crate::shard::fetch::is_record;
@@ -28,7 +28,7 @@ pub(super) enum Need {
 #[derive(Debug)]
 pub(super) struct Collected<B> {
     pub(super) records: Vec<Popped>,
-    pub(super) slices: Vec<Slice<B>>,
+    pub(super) pieces: Vec<Piece<B>>,
     /// With the index of the queue that needs it.
     pub(super) need: Option<(usize, Need)>,
     /// As much was left out as one step may: there may be more behind.
@@ -79,8 +79,8 @@ impl<B> Taking<'_, B> {
     }
 
     /// Whether a record is still within the bytes of one answer; one always is.
-    fn fits(&mut self, slice: &Slice<B>) -> bool {
-        let bytes = slice.range.len() as u64;
+    fn fits(&mut self, piece: &Piece<B>) -> bool {
+        let bytes = piece.len();
         self.is_full |= self.bytes > 0 && self.bytes + bytes > self.parked.max_bytes;
         self.bytes += if self.is_full { 0 } else { bytes };
         !self.is_full
@@ -102,7 +102,7 @@ impl<M: Memory> Shard<M> {
         let rotation = self.poppers.rotation;
         self.poppers.rotation = rotation.wrapping_add(1);
         let got =
-            Collected { records: Vec::new(), slices: Vec::new(), need: None, is_cut_short: false };
+            Collected { records: Vec::new(), pieces: Vec::new(), need: None, is_cut_short: false };
         let nonce = self.pops.new_nonce();
         let mut taking = Taking {
             parked,
@@ -152,6 +152,10 @@ impl<M: Memory> Shard<M> {
                 return true;
             }
             for (offset, flight) in expired {
+                // Handed out ahead, and the device hangs.
+                if offset >= self.queues.at(taking.wanted(at).slot).visible {
+                    return true;
+                }
                 let slice = match self.find_record(at, offset, taking) {
                     Record::There(slice) => slice,
                     Record::Gone => {
@@ -167,7 +171,7 @@ impl<M: Memory> Shard<M> {
                         return false;
                     }
                     self.bury(at, offset, flight, &slice, taking, now, out);
-                } else if !self.hand_out(at, offset, flight, slice, taking) {
+                } else if !self.hand_out(at, offset, flight, Piece::There(slice), taking) {
                     return false;
                 }
             }
@@ -180,10 +184,10 @@ impl<M: Memory> Shard<M> {
         at: usize,
         offset: u64,
         flight: Flight,
-        slice: Slice<M::Block>,
+        piece: Piece<M::Block>,
         taking: &mut Taking<'_, M::Block>,
     ) -> bool {
-        if taking.room() == 0 || !taking.fits(&slice) {
+        if taking.room() == 0 || !taking.fits(&piece) {
             return false;
         }
         let until_ms = taking.now_ms.saturating_add(taking.parked.invisible_ms);
@@ -194,7 +198,7 @@ impl<M: Memory> Shard<M> {
         self.poppers.comes_back(until_ms);
         let queue = taking.wanted(at).id.queue;
         taking.got.records.push(Popped::new(offset, nonce, until_ms, queue, attempt, 0));
-        taking.got.slices.push(slice);
+        taking.got.pieces.push(piece);
         true
     }
 

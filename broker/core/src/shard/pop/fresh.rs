@@ -2,7 +2,7 @@
 //! that wait for another of their message group.
 
 use super::collect::{Need, Record, Taking};
-use super::{Shard, Slice};
+use super::{Piece, Shard, Slice};
 use crate::pop::{Flight, Op};
 use crate::seam::{Block, Memory};
 use crate::shard::fetch::Filter;
@@ -65,7 +65,15 @@ impl<M: Memory> Shard<M> {
                 return next;
             }
             let Ahead { found, end, why } = self.look_ahead(at, next, room, taking);
+            let visible = self.queues.at(taking.wanted(at).slot).visible;
             for (offset, position, bytes) in found {
+                if offset >= visible {
+                    let piece = Piece::Later(position, bytes);
+                    if !self.hand_out(at, offset, Flight::held_back(0), piece, taking) {
+                        return offset;
+                    }
+                    continue;
+                }
                 let slice = match self.record_of(at, offset, position, bytes, taking) {
                     Record::There(slice) => slice,
                     Record::Gone => continue,
@@ -89,7 +97,7 @@ impl<M: Memory> Shard<M> {
                 if self.pops.get(group, id).is_some_and(|flights| flights.is_taken(lane)) {
                     taking.held_back += 1;
                     self.note_pop(at, Op::Out { offset, flight }, taking);
-                } else if !self.hand_out(at, offset, flight, slice, taking) {
+                } else if !self.hand_out(at, offset, flight, Piece::There(slice), taking) {
                     return offset;
                 }
             }
@@ -121,12 +129,13 @@ impl<M: Memory> Shard<M> {
         room: usize,
         taking: &mut Taking<'_, M::Block>,
     ) -> Ahead {
+        let limit = self.end_for(at, taking);
         let Shard { queues, log, index_pages, scratch, figures, .. } = self;
         let slot = taking.wanted(at).slot;
         let queue = queues.at(slot);
         let most = if taking.parked.filter.is_none() { room as u32 } else { u32::MAX };
         let mut ahead = Ahead { found: Vec::new(), end: from.max(queue.min), why: Stop::End };
-        while ahead.end < queue.visible {
+        while ahead.end < limit {
             if ahead.found.len() >= room {
                 ahead.why = Stop::Enough;
                 break;
@@ -140,7 +149,7 @@ impl<M: Memory> Shard<M> {
                 }
                 Located::Lost(next) => {
                     figures.corrupt_reads += 1;
-                    ahead.end = next.min(queue.visible);
+                    ahead.end = next.min(limit);
                     continue;
                 }
                 Located::Unreadable => {
@@ -150,7 +159,7 @@ impl<M: Memory> Shard<M> {
                 Located::Nowhere => break,
             };
             for entry in entries {
-                if ahead.end >= queue.visible || ahead.found.len() >= room {
+                if ahead.end >= limit || ahead.found.len() >= room {
                     break;
                 }
                 if taking.parked.filter.as_ref().is_none_or(|filter| filter.admits(entry)) {

@@ -7,6 +7,7 @@
 //! - nothing above a queue's high watermark is handed out (promise: prefix);
 //! - per group and queue, and in all, a bounded number of messages is in flight (promise: bounded).
 
+mod ahead;
 mod collect;
 mod dead;
 mod fresh;
@@ -46,7 +47,24 @@ const LAST: i64 = -2;
 struct Answer<B> {
     asker: Asker,
     records: Vec<Popped>,
-    slices: Vec<Slice<B>>,
+    pieces: Vec<Piece<B>>,
+}
+
+/// Where the bytes of a message are that is handed out.
+#[derive(Debug)]
+enum Piece<B> {
+    There(Slice<B>),
+    /// In a unit that is not closed yet: position and length. Until it is durable it is in memory.
+    Later(u64, u32),
+}
+
+impl<B> Piece<B> {
+    fn len(&self) -> u64 {
+        match self {
+            Piece::There(slice) => slice.range.len() as u64,
+            Piece::Later(_, bytes) => u64::from(*bytes),
+        }
+    }
 }
 
 /// Whether a number that waits for something is a pop's.
@@ -100,6 +118,7 @@ impl<M: Memory> Shard<M> {
             max_bytes: u64::from(request.max_bytes())
                 .min(self.config.fetch_bytes.min(FETCH_BYTES_MAX) as u64),
             invisible_ms: i64::from(invisible_ms),
+            may_wait: request.wait_ms() > 0,
             due_us: now.mono_us + u64::from(request.wait_ms().min(LONG_POLL_MS_MAX)) * 1000,
             block: None,
             reading: None,
@@ -165,11 +184,14 @@ impl<M: Memory> Shard<M> {
         }
         let mut ops = OpWriter::new(parked.group, self.pops.now_ms(now));
         self.begin_queues(&parked, &mut ops);
-        let Collected { records, slices, need, is_cut_short } =
+        let Collected { records, pieces, need, is_cut_short } =
             self.collect(&mut parked, &mut ops, now, out);
+        let is_later = pieces.iter().any(|piece| matches!(piece, Piece::Later(..)));
+        // Beside messages that are to be durable it costs nothing.
+        let durable = is_later && self.log.is_open_durable();
         let end = match ops.is_empty() {
             true => self.log.appended(),
-            false => self.log.append_state(Kind::Pop, &ops.finish(), false, now, out),
+            false => self.log.append_state(Kind::Pop, &ops.finish(), durable, now, out),
         };
         let is_over = parked.due_us <= now.mono_us || self.stopping;
         let is_tired = parked.rounds >= ROUNDS_MAX || is_cut_short;
@@ -189,9 +211,16 @@ impl<M: Memory> Shard<M> {
                     let text = "what comes next in these queues cannot be read from the disk";
                     return self.refuse(asker, &refuse(Status::ReadFailed, text), out);
                 }
-                let answer = Answer { asker, records, slices };
-                // One that changes nothing answers for the one that did: that may be on its way still.
-                if self.log.written() < end {
+                let answer = Answer { asker, records, pieces };
+                if is_later {
+                    if !durable {
+                        self.sync_wanted = end;
+                    }
+                    let number = self.poppers.number();
+                    self.poppers.answers.insert(number, answer);
+                    self.waiting.push(end, true, Then::Popped(number));
+                } else if self.log.written() < end {
+                    // One that changes nothing answers for the one that did: that may be on its way still.
                     let number = self.poppers.number();
                     self.poppers.answers.insert(number, answer);
                     self.waiting.push(end, false, Then::Popped(number));
@@ -237,7 +266,8 @@ impl<M: Memory> Shard<M> {
     }
 
     fn send_popped(&mut self, answer: Answer<M::Block>, out: &mut Outbox<M::Block>) {
-        let Answer { asker, records, slices } = answer;
+        let asker = answer.asker;
+        let (records, slices) = self.bytes_of_answer(answer);
         let run_bytes: usize = slices.iter().map(|slice| slice.range.len()).sum();
         self.figures.messages_out += records.len() as u64;
         self.figures.bytes_out += run_bytes as u64;

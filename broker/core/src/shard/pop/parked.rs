@@ -34,6 +34,8 @@ pub(super) struct Parked<B> {
     pub(super) max_records: usize,
     pub(super) max_bytes: u64,
     pub(super) invisible_ms: i64,
+    /// It takes what is not durable yet, too: its answer goes out when that is.
+    pub(super) may_wait: bool,
     pub(super) due_us: u64,
     /// What was read for it last, and from where on.
     pub(super) block: Option<(u64, Rc<B>)>,
@@ -52,6 +54,8 @@ pub(in crate::shard) struct Poppers<B> {
     /// Not after the time at which a message comes back to one that waits, ms since epoch.
     alarm_ms: Option<i64>,
     pub(super) answers: Map<u64, Answer<B>>,
+    /// Queues that this turn has appended to, for which pops wait.
+    pub(super) appended: Vec<u32>,
     pub(super) rotation: usize,
     next: u64,
 }
@@ -63,6 +67,7 @@ impl<B> Default for Poppers<B> {
             due: BTreeSet::new(),
             alarm_ms: None,
             answers: Map::default(),
+            appended: Vec::new(),
             rotation: 0,
             next: 0,
         }

@@ -135,9 +135,7 @@ impl<M: Memory> Shard<M> {
                 sealing.touch(segment, slot);
             }
         });
-        if !durable && !queue.waiting.is_empty() {
-            self.sync_wanted = end;
-        }
+        self.appended_to(slot, end, durable);
         let late_ms = now.wall_ms.saturating_sub(key.due_ms).max(0) as u64;
         let bucket = LATENESS_BOUNDS_MS.partition_point(|bound| *bound < late_ms);
         self.figures.timers_late[bucket] += 1;

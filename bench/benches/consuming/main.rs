@@ -1,0 +1,110 @@
+//! What consuming must hold, each figure beside what it is held against, in one run.
+//!
+//! `cargo bench -p ringmq-bench --bench consuming -- NAME [--options]`. Both sides are measured in turns, because a machine
+//! drifts by more than what is asked; the figure is the median of the rounds. Broker and name server are processes of
+//! their own, the client runs on one thread.
+#![allow(missing_docs, unreachable_pub, reason = "nobody uses a benchmark as a library")]
+
+#[cfg(target_os = "linux")]
+mod latency;
+#[cfg(target_os = "linux")]
+#[path = "../storage/outcome.rs"]
+mod outcome;
+#[cfg(target_os = "linux")]
+mod pop;
+#[cfg(target_os = "linux")]
+#[path = "../storage/server.rs"]
+#[allow(dead_code, reason = "the benchmarks of storage use the rest")]
+mod server;
+#[cfg(target_os = "linux")]
+mod throughput;
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    eprintln!("the broker runs on Linux only");
+}
+
+#[cfg(target_os = "linux")]
+fn main() -> anyhow::Result<()> {
+    linux::main()
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::server::{self, Server};
+    use super::{latency, throughput};
+    use anyhow::Context as _;
+    use clap::{Args, Parser, Subcommand};
+    use ringmq_bench::args::Target;
+    use ringmq_bench::report::write_json;
+    use std::path::PathBuf;
+
+    /// Limits of consuming, each beside what it is held against.
+    #[derive(Debug, Parser)]
+    struct Arguments {
+        #[command(subcommand)]
+        subject: Subject,
+        /// Given by `cargo bench`
+        #[arg(long, hide = true, global = true)]
+        bench: bool,
+    }
+
+    /// Where, and where to.
+    #[derive(Debug, Args)]
+    pub struct Place {
+        /// Folder on the disk to use; a temporary one is made in it
+        #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
+        pub dir: PathBuf,
+        /// Folder for the result as JSON
+        #[arg(long, value_name = "DIR")]
+        pub out: Option<PathBuf>,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum Subject {
+        /// From due to received, push and pop, against producing and a round trip
+        Latency(latency::Options),
+        /// Messages a second from disk and memory, pop against push
+        Throughput(throughput::Options),
+    }
+
+    /// A cluster of one broker with one core.
+    pub struct Cluster {
+        namesrv: Server,
+        _broker: Server,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Cluster {
+        pub fn start(place: &Place) -> anyhow::Result<Cluster> {
+            let made = tempfile::Builder::new().prefix("consuming-").tempdir_in(&place.dir);
+            let folder =
+                made.with_context(|| format!("making a folder in {}", place.dir.display()))?;
+            let namesrv = server::namesrv()?;
+            let mut options = server::Options::new(&folder.path().join("data"));
+            options.namesrv = Some(namesrv.address("listen")?);
+            Ok(Cluster { namesrv, _broker: options.start()?, _folder: folder })
+        }
+
+        pub fn target(&self, queues: u32) -> anyhow::Result<Target> {
+            let namesrv = self.namesrv.address("listen")?.to_string();
+            Ok(Target { namesrv, topic: None, queues, out: None, threads: 1, connections: 1 })
+        }
+    }
+
+    pub(super) fn main() -> anyhow::Result<()> {
+        // One thread saves the wake-ups between threads.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (outcome, place) = match Arguments::parse().subject {
+            Subject::Latency(options) => (runtime.block_on(latency::run(&options))?, options.place),
+            Subject::Throughput(options) => {
+                (runtime.block_on(throughput::run(&options))?, options.place)
+            }
+        };
+        print!("{}", outcome.table());
+        if let Some(out) = place.out {
+            write_json(&out, &format!("consuming-{}.json", outcome.subject), &outcome)?;
+        }
+        Ok(())
+    }
+}
