@@ -66,7 +66,8 @@ pub struct Target {
 /// What is looked at beside the load.
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Watch {
-    /// A broker's process on this host: its CPU is measured too
+    /// A broker's process on this host, to measure its CPU too [default: the only broker's, where it
+    /// listens on the loopback]
     #[arg(long, value_name = "PID")]
     pub broker_pid: Option<u32>,
     /// Directory on the broker's disk: the disk that is named, and measured with --with-limits

@@ -60,7 +60,8 @@ pub struct CpuWatch {
 }
 
 impl CpuWatch {
-    /// Starts watching; `None` where there is no /proc. A broker that is not there is an error.
+    /// Starts watching, a broker too where its process is given or known; `None` where there is no /proc.
+    /// A broker that is given and not there is an error.
     pub fn start(run: &Arc<Run>, broker_pid: Option<u32>) -> anyhow::Result<Option<CpuWatch>> {
         let proc = PathBuf::from("/proc");
         if let Some(pid) = broker_pid
@@ -139,6 +140,37 @@ fn look(proc: &Path, at_ns: u64, broker_pid: Option<u32>) -> Option<Look> {
     })
 }
 
+/// The process that listens at a port of the loopback; `None` where it cannot be seen (another user's) or
+/// is this one.
+pub fn listener_on_loopback(port: u16) -> Option<u32> {
+    let pid = listener(Path::new("/proc"), port)?;
+    (pid != std::process::id()).then_some(pid)
+}
+
+fn listener(proc: &Path, port: u16) -> Option<u32> {
+    const LISTENING: &str = "0A";
+    let table = fs::read_to_string(proc.join("net/tcp")).ok()?;
+    let inode = table.lines().find_map(|line| {
+        // sl, local address, remote address, state, queues, timer, retransmits, uid, timeout, inode
+        let mut fields = line.split_whitespace();
+        let (address, here) = fields.nth(1)?.split_once(':')?;
+        let state = fields.nth(1)?;
+        let reachable = address.ends_with("7F") || address == "00000000";
+        let ours = reachable && state == LISTENING && u16::from_str_radix(here, 16) == Ok(port);
+        if ours { fields.nth(5).map(str::to_owned) } else { None }
+    })?;
+    let socket = format!("socket:[{inode}]");
+    let holds = |pid: &u32| {
+        let open = fs::read_dir(proc.join(pid.to_string()).join("fd")).into_iter().flatten();
+        open.flatten().any(|file| {
+            fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == socket.as_str())
+        })
+    };
+    let processes = fs::read_dir(proc).ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.into_iter().find(holds)
+}
+
 /// User and system time of a process with all its threads.
 fn process_ticks(proc: &Path, process: &str) -> Option<u64> {
     let stat = fs::read_to_string(proc.join(process).join("stat")).ok()?;
@@ -180,6 +212,16 @@ mod tests {
         let seen = look(proc.path(), 5, Some(77)).unwrap();
         assert_eq!((seen.generator, seen.host, seen.broker), (1_000, 170, None));
         assert!(look(&proc.path().join("self"), 5, None).is_none());
+    }
+
+    #[test]
+    fn a_listener_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(super::listener(Path::new("/proc"), port), Some(std::process::id()));
+        assert_eq!(listener_on_loopback(port), None, "it is this process");
+        drop(listener);
+        assert_eq!(super::listener(Path::new("/proc"), port), None);
     }
 
     #[test]

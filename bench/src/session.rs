@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use ringmq::{Client, ErrorKind, Producer, QueueStats, TopicSpec};
 
-use crate::args::{Load, Target};
+use crate::args::{Load, Target, Watch};
+use crate::cpu::listener_on_loopback;
 use crate::environment::since_epoch_ms;
 
 /// Messages in flight that a client always has room for.
@@ -187,6 +188,19 @@ impl Session {
             .max_in_flight(messages)
             .max_in_flight_bytes(bytes);
         builder.build().await.context("making a producer")
+    }
+
+    /// The process whose CPU is measured beside the load: the one that was named, or the only broker of
+    /// the cluster where it listens on this host's loopback.
+    pub async fn broker_pid(&self, watch: &Watch) -> anyhow::Result<Option<u32>> {
+        if watch.broker_pid.is_some() {
+            return Ok(watch.broker_pid);
+        }
+        let brokers = self.clients[0].admin().brokers().await.context("asking for the brokers")?;
+        let [broker] = brokers.as_slice() else { return Ok(None) };
+        let address: Option<std::net::SocketAddr> = broker.address.parse().ok();
+        let local = address.filter(|address| address.ip().is_loopback());
+        Ok(local.and_then(|address| listener_on_loopback(address.port())))
     }
 
     /// Removes topics that the run made up, and closes the clients.

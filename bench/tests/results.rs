@@ -87,6 +87,10 @@ fn a_sweep_tries_confirms_and_tells_every_step() {
         let last = steps.last().expect("a step");
         assert_eq!((&last["confirmation"], &last["verdict"]), (&true.into(), &"holds".into()));
         assert_eq!(last["messages_per_second"], rate);
+        let text = cluster.ends(&[0], "compare out out");
+        assert!(text.contains("highest rate"), "{text}");
+    } else {
+        cluster.ends(&[2], "compare out out");
     }
 
     // A bound that nothing meets: the lowest rate says so.

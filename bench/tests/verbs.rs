@@ -92,6 +92,10 @@ fn load_and_raw_figures_take_turns() {
     let shares = report["shares"].as_array().expect("shares of every limit");
     let stream = shares.iter().find(|share| share["limit"] == "one bare loopback stream");
     assert!(stream.is_some_and(|share| share["ratio"].as_f64() > Some(0.0)), "{shares:?}");
+    let arguments = "e2e --with-limits --duration 1s --warmup 0s";
+    let report = cluster.run(&[0], &arguments.split(' ').collect::<Vec<_>>());
+    assert_eq!(report["limits"]["source"], "interleaved");
+    assert_eq!(report["correctness"]["received"], report["correctness"]["acknowledged"]);
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(super) async fn run(args: &Consume) -> anyhow::Result<u8> {
     }
     let group = args.group.clone().unwrap_or_else(|| format!("bench-{:x}", run.id));
     let shown = progress::show(&run, Goal { duration: None, messages: Some(wanted) }, "");
-    let cpu = CpuWatch::start(&run, args.watch.broker_pid)?;
+    let cpu = CpuWatch::start(&run, session.broker_pid(&args.watch).await?)?;
     let start_ns = run.clock.now_ns();
     match args.mode {
         Receive::Push => by_push(args, &session, &run, &group, wanted).await?,

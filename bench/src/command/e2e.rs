@@ -74,7 +74,7 @@ pub(super) async fn measure(
         let wanted = if index == 0 { queues.len() } else { 0 };
         consumers.push(push(session.client(index), &run, &settings, wanted).await?);
     }
-    let cpu = CpuWatch::start(&run, watch.broker_pid)?;
+    let cpu = CpuWatch::start(&run, session.broker_pid(watch).await?)?;
     let topic = session.topic();
     let mut sending = Sending::new(&run, &producers, topic, load, extent.messages, extent.warm_up);
     sending.warm_up_for(extent.warm_up);

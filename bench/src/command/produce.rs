@@ -53,7 +53,7 @@ pub(super) async fn measure(
     let producers = session.producers(load).await?;
     let before = session.queues().await?;
     let run = Arc::new(Run::start(extent.warm_up_ns(), |id| Checker::new(id, None)));
-    let cpu = CpuWatch::start(&run, watch.broker_pid)?;
+    let cpu = CpuWatch::start(&run, session.broker_pid(watch).await?)?;
     let topic = session.topic();
     let mut sending = Sending::new(&run, &producers, topic, load, extent.messages, extent.warm_up);
     sending.warm_up_for(extent.warm_up);

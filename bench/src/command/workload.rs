@@ -111,7 +111,7 @@ impl Test<'_> {
         let keys = self.workload.key_distributor.into();
         let mut sending =
             Sending::over(&run, lanes, self.load, Some(fillers), keys, u64::MAX, warm_up);
-        let cpu = CpuWatch::start(&run, self.args.watch.broker_pid)?;
+        let cpu = CpuWatch::start(&run, self.session.broker_pid(&self.args.watch).await?)?;
         sending.warm_up_for(warm_up);
         let goal = Goal { duration: Some(warm_up + test), messages: None };
         let shown = progress::show(&run, goal, "");

@@ -73,8 +73,18 @@ impl Side {
     /// Runs that lost messages or whose generator was saturated: their figures are not the system's.
     pub fn unfit(&self) -> Vec<String> {
         let unfit = |(name, outcome): &(String, Outcome)| match outcome.report.exit_code() {
-            // A sweep ends with a step that is what it is.
-            _ if outcome.report.sweep.is_some() => None,
+            // A sweep ends with a step that is what it is; what counts is whether it has an answer.
+            _ if outcome
+                .report
+                .sweep
+                .as_ref()
+                .is_some_and(|sweep| sweep.messages_per_second.is_some()) =>
+            {
+                None
+            }
+            _ if outcome.report.sweep.is_some() => {
+                Some(format!("{name}: the search found no rate"))
+            }
             0 => None,
             3 => Some(format!("{name}: the generator was saturated")),
             _ => Some(format!("{name}: messages were at fault or sends failed")),
@@ -132,7 +142,8 @@ impl Side {
         let run = |(_, outcome): &(String, Outcome)| {
             let figures = figures(&outcome.report, direction)?;
             Some(match track(outcome, direction) {
-                Some(track) => seconds_of(track),
+                // Between the slices of a run in turns with raw measurements nothing was sent.
+                Some(track) => seconds_of(track, outcome.report.raw.is_none()),
                 None => seconds_without_latency(figures),
             })
         };
@@ -140,10 +151,10 @@ impl Side {
         Some(Samples { runs: runs? })
     }
 
-    /// What sweeps found, on average, and how exactly; `None` where a run is no sweep.
+    /// What sweeps found, on average, and how exactly; `None` where a run is no sweep or found nothing.
     pub fn sweep_rate(&self) -> Option<(f64, f64)> {
         let found = |(_, run): &(String, Outcome)| {
-            let rate = run.report.sweep.as_ref()?.messages_per_second.unwrap_or(0);
+            let rate = run.report.sweep.as_ref()?.messages_per_second?;
             Some((rate as f64, run.report.parameters["resolution_ratio"].as_f64()?))
         };
         let all: Option<Vec<(f64, f64)>> = self.runs.iter().map(found).collect();
@@ -165,13 +176,13 @@ fn track<'a>(outcome: &'a Outcome, direction: &str) -> Option<&'a Track> {
 }
 
 /// Whole seconds: the first and the last are parts of one, unless there are no others. One in which
-/// nothing came counts with nothing.
-fn seconds_of(track: &Track) -> Vec<Drawn> {
+/// nothing came counts with nothing, if `with_empty`.
+fn seconds_of(track: &Track, with_empty: bool) -> Vec<Drawn> {
     let mut seconds = Vec::new();
     let Some(first) = track.intervals.first() else { return seconds };
     let mut next = first.second;
     for interval in &track.intervals {
-        while next < interval.second {
+        while with_empty && next < interval.second {
             seconds.push(Drawn { seconds: 1.0, ..Drawn::default() });
             next += 1;
         }
@@ -236,5 +247,34 @@ fn shown(value: Option<&Value>) -> String {
         None | Some(Value::Null) => "none".to_owned(),
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Interval;
+
+    #[test]
+    fn parameters_are_flat_and_places_are_none_of_them() {
+        let mut flat = BTreeMap::new();
+        flatten(&serde_json::json!({"a": 1, "workload": {"topics": 2}, "out": "x"}), "", &mut flat);
+        let names: Vec<&str> = flat.keys().map(String::as_str).collect();
+        assert_eq!(names, ["a", "out", "workload.topics"]);
+        assert!(FREE.contains(&"out") && !FREE.contains(&"workload.topics"));
+    }
+
+    #[test]
+    fn a_stall_counts_and_parts_of_seconds_do_not() {
+        let mut one = Latencies::default();
+        one.add(1_000, 5);
+        let interval = |second| Interval { second, response: one.cells() };
+        let intervals = [2, 3, 5, 6].map(interval).to_vec();
+        let track = Track { direction: "produce", response: one.clone(), service: None, intervals };
+        let messages = |with_empty| -> Vec<u64> {
+            seconds_of(&track, with_empty).iter().map(|second| second.messages).collect()
+        };
+        assert_eq!(messages(true), [5, 0, 5]);
+        assert_eq!(messages(false), [5, 5]);
     }
 }

@@ -313,7 +313,7 @@ fn cpu(report: &Report) -> Option<Section> {
             broker.map_or_else(String::new, |cores| format!("broker {cores:.2}, ")),
             cpu.host_busy_cores_mean,
             cpu.host_cores,
-            if broker.is_none() { " The broker's own: --broker-pid." } else { "" }
+            if broker.is_none() { " The broker's own: --broker-pid PID." } else { "" }
         ),
         plots: vec![plot],
         ..Section::default()
