@@ -110,7 +110,10 @@ pub fn heat_map(name: &str, intervals: &[Interval]) -> Option<String> {
     for (level, boxes) in levels.iter().enumerate().filter(|(_, boxes)| !boxes.is_empty()) {
         plot.area("heat", level as f64 / HEAT_LEVELS as f64, boxes);
     }
-    plot.line("l2", p99(intervals));
+    // Across seconds in which nothing came there is no line.
+    for stretch in intervals.chunk_by(|a, b| a.second + 1 == b.second) {
+        plot.line("l2", p99(stretch));
+    }
     plot.legend("l2", false, "p99");
     plot.note(&format!(
         "{name}: the stronger the colour, the more of that second's messages took so long"
@@ -130,10 +133,15 @@ fn heat_level(share: f64) -> usize {
     (1.0 + depth * depth * (HEAT_LEVELS - 1) as f64).round() as usize
 }
 
-fn p99(intervals: &[Interval]) -> Vec<(f64, f64)> {
-    let at =
-        |interval: &Interval| (interval.second as f64 + 0.5, interval.response.at_ns(99.0) as f64);
-    intervals.iter().map(at).collect()
+/// At the middle of each second; one that stands alone is a short line.
+fn p99(stretch: &[Interval]) -> Vec<(f64, f64)> {
+    let at = |interval: &Interval, shift: f64| {
+        (interval.second as f64 + 0.5 + shift, interval.response.at_ns(99.0) as f64)
+    };
+    match stretch {
+        [alone] => vec![at(alone, -0.3), at(alone, 0.3)],
+        _ => stretch.iter().map(|interval| at(interval, 0.0)).collect(),
+    }
 }
 
 /// A direction's rate.
