@@ -24,7 +24,8 @@ use tokio::sync::mpsc;
 use crate::payload::Template;
 use crate::record::Sample;
 use crate::run::Run;
-use crate::schedule::{Punctuality, Schedule};
+use crate::schedule::{LATE_AFTER_NS, Punctuality, Schedule};
+use crate::session::{WINDOW_BYTES_OPEN, WINDOW_MESSAGES_OPEN};
 
 /// A stream gives up after so many failed requests: something is wrong that time will not heal.
 const FAILURES_MAX: u64 = 100;
@@ -219,6 +220,8 @@ impl Stream {
         started: &mpsc::UnboundedSender<InFlight>,
     ) -> Punctuality {
         let mut punctuality = Punctuality::default();
+        // How long requests waited for room in the window since one was on time.
+        let mut held_ns = 0;
         let give_up_ns = schedule.due_ns(requests).saturating_add(OVERRUN_NS);
         for index in 0..requests {
             let due_ns = schedule.due_ns(index);
@@ -231,17 +234,32 @@ impl Stream {
                 break;
             }
             if now_ns > give_up_ns {
-                punctuality.note_missed(requests - index);
+                punctuality.note_missed(requests - index, due_ns, now_ns, held_ns);
                 break;
             }
-            punctuality.note(due_ns, now_ns);
+            if now_ns <= due_ns + LATE_AFTER_NS {
+                held_ns = 0;
+            }
+            punctuality.note(due_ns, now_ns, held_ns);
             let messages = self.batch;
             let request = runtime.block_on(self.start(due_ns, messages));
+            if self.window_is_full() {
+                held_ns += self.run.clock.now_ns() - now_ns;
+            }
             if request.is_some_and(|request| started.send(request).is_err()) {
                 break;
             }
         }
         punctuality
+    }
+
+    /// Whether the client takes nothing more until something was acknowledged: then the request before
+    /// waited, and this one would.
+    fn window_is_full(&self) -> bool {
+        let (messages, bytes) = self.lane.producer.in_flight();
+        let next_bytes = self.batch as usize * self.template.body_bytes();
+        messages + self.batch as usize > WINDOW_MESSAGES_OPEN
+            || bytes + next_bytes > WINDOW_BYTES_OPEN
     }
 
     /// Gives the client one request. `None` when it failed before it was taken.

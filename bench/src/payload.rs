@@ -140,6 +140,11 @@ impl Template {
         (sequence, body)
     }
 
+    /// Bytes of a body.
+    pub fn body_bytes(&self) -> usize {
+        self.fillers.0[0].len()
+    }
+
     /// How many bodies were made.
     pub fn made(&self) -> u64 {
         self.sequence

@@ -189,6 +189,8 @@ impl Correctness {
 pub struct Generator {
     pub requests: u64,
     pub late_requests: u64,
+    /// Of the late ones, those that waited because the client's window was full.
+    pub held_back_requests: u64,
     pub late_us_max: f64,
     pub saturated: bool,
 }
@@ -198,6 +200,7 @@ impl From<Punctuality> for Generator {
         Generator {
             requests: punctuality.started,
             late_requests: punctuality.late,
+            held_back_requests: punctuality.held_back,
             late_us_max: punctuality.late_ns_max as f64 / 1e3,
             saturated: punctuality.is_saturated(),
         }

@@ -13,8 +13,8 @@ use crate::environment::since_epoch_ms;
 const WINDOW_MESSAGES_MIN: usize = 65_536;
 const WINDOW_BYTES_MIN: usize = 64 << 20;
 /// An open loop queues at most so many messages behind a broker that fell back.
-const WINDOW_MESSAGES_OPEN: usize = 1 << 18;
-const WINDOW_BYTES_OPEN: usize = 512 << 20;
+pub(crate) const WINDOW_MESSAGES_OPEN: usize = 1 << 18;
+pub(crate) const WINDOW_BYTES_OPEN: usize = 512 << 20;
 /// Room that a record takes beside its body.
 const RECORD_EXTRA_BYTES: usize = 256;
 /// Latency is measured, not cut off: far above anything but an outage.

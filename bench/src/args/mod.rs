@@ -3,7 +3,7 @@
 mod values;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -395,6 +395,19 @@ impl Arguments {
             command.error(ErrorKind::ValueValidation, text).exit();
         }
         arguments
+    }
+
+    /// Where results go.
+    pub fn out(&self) -> Option<&Path> {
+        match &self.verb {
+            Verb::Produce(args) => args.target.out.as_deref(),
+            Verb::Consume(args) => args.target.out.as_deref(),
+            Verb::E2e(args) => args.target.out.as_deref(),
+            Verb::Sweep(args) => args.target.out.as_deref(),
+            Verb::Workload(args) => args.out.as_deref(),
+            Verb::Compare(args) => args.out.as_deref(),
+            Verb::Limits(args) => args.out.as_deref(),
+        }
     }
 
     /// What no single option can see: `Err` says which contradict each other.

@@ -22,6 +22,11 @@ use crate::report::{Report, grouped, latency_table, rate_table, shares_table};
 
 /// Runs what the command line asks for and returns the exit code.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    if let Some(directory) = arguments.out() {
+        // Now, not after a run of an hour.
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("making the directory {}", directory.display()))?;
+    }
     match arguments.verb {
         Verb::Produce(args) => block_on(args.target.threads, produce::run(&args)),
         Verb::Consume(args) => block_on(args.target.threads, consume::run(&args)),
@@ -109,11 +114,12 @@ impl Extent {
 
 /// Prints an outcome, writes it where it is wanted, and gives the exit code.
 fn conclude(outcome: &Outcome, out: Option<&Path>) -> anyhow::Result<u8> {
+    // Before anything is printed: who reads stdout may have enough, and the result must be there.
+    write(outcome, out)?;
     print!("{}", tables(outcome));
     for line in closing_lines(&outcome.report) {
         println!("{line}");
     }
-    write(outcome, out)?;
     Ok(outcome.report.exit_code())
 }
 
@@ -178,6 +184,13 @@ fn closing_lines(report: &Report) -> Vec<String> {
             grouped(generator.late_requests),
             grouped(generator.requests),
             generator.late_us_max / 1e3
+        ));
+    }
+    let held = report.generator.as_ref().map_or(0, |generator| generator.held_back_requests);
+    if held > 0 {
+        lines.push(format!(
+            "{} requests started late because the client's window was full: the system fell behind",
+            grouped(held)
         ));
     }
     lines

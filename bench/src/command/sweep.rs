@@ -40,6 +40,8 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<u8> {
     session.close().await?;
     let mut outcome = last.expect("a search makes at least one step");
     let sweep = Sweep::new(args.slo.to_string(), answer, steps);
+    outcome.report.sweep = Some(sweep.clone());
+    write(&outcome, args.target.out.as_deref())?;
     println!("{}", sweep.table());
     // What the last step came to: the confirmation, or where it ended.
     print!("{}", tables(&outcome));
@@ -47,8 +49,6 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<u8> {
         println!("{line}");
     }
     println!("{}", sweep.ended);
-    outcome.report.sweep = Some(sweep);
-    write(&outcome, args.target.out.as_deref())?;
     Ok(exit_code(answer))
 }
 

@@ -70,6 +70,9 @@ pub(super) fn correctness(report: &Report) -> Vec<(String, String)> {
             format!("{late} of {all} requests, at worst {}", us(generator.late_us_max)),
         );
     }
+    if let Some(held) = report.generator.as_ref().map(|g| g.held_back_requests).filter(|n| *n > 0) {
+        row("held back by a full window", grouped(held));
+    }
     if let Some(backlog) = &report.backlog {
         row("backlog", backlog.line());
     }
