@@ -70,6 +70,11 @@ impl Message {
     pub(super) fn must_survive(&self, kind: CrashKind) -> bool {
         self.sure || self.fate == Fate::Acknowledged && (self.sent.sync || kind == CrashKind::Kill)
     }
+
+    /// The power failed since it was acknowledged, and nobody has asked yet what was left.
+    fn may_have_gone(&self) -> bool {
+        !self.sure && !self.sent.sync && self.acknowledged_us.is_none()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -297,11 +302,13 @@ impl Messages {
             slots.resize(at + 1, None);
         }
         let is_delayed = message.sent.deliver_ms != 0;
-        let lost =
-            |other: &Message| !other.sure && !other.sent.sync && other.acknowledged_us.is_none();
         match slots[at] {
             // It went with the power, and this one was delivered before anybody asked what was left.
-            Some(other) if is_delayed && other != index && lost(&self.messages[other as usize]) => {
+            Some(other)
+                if is_delayed
+                    && other != index
+                    && self.messages[other as usize].may_have_gone() =>
+            {
                 slots[at] = Some(index);
                 let other = &mut self.messages[other as usize];
                 (other.fate, other.offset) = (Fate::Gone, None);
@@ -414,10 +421,12 @@ impl Messages {
         Ok(())
     }
 
-    /// Whether the message at an offset, if it is known, has another tag.
+    /// Whether the message at an offset, if it is known, has another tag. Where one may have gone with the power, a
+    /// delayed one may be.
     pub fn lacks_tag(&self, queue: QueueKey, offset: u64, tag: u32) -> bool {
         let slot = self.queues.get(&queue).and_then(|q| q.slots.get(offset as usize));
-        slot.copied().flatten().is_none_or(|i| self.messages[i as usize].sent.tag_hash != tag)
+        let message = slot.copied().flatten().map(|index| &self.messages[index as usize]);
+        message.is_none_or(|message| message.sent.tag_hash != tag || message.may_have_gone())
     }
 
     /// A life ended. ASYNC messages acknowledged longer ago than `interval_us` are durable by promise.
