@@ -25,7 +25,7 @@ use crate::payload::Template;
 use crate::record::Sample;
 use crate::run::Run;
 use crate::schedule::{LATE_AFTER_NS, Punctuality, Schedule};
-use crate::session::{WINDOW_BYTES_OPEN, WINDOW_MESSAGES_OPEN};
+use crate::session::{RECORD_EXTRA_BYTES, WINDOW_BYTES_OPEN, WINDOW_MESSAGES_OPEN};
 
 /// A stream gives up after so many failed requests: something is wrong that time will not heal.
 const FAILURES_MAX: u64 = 100;
@@ -257,7 +257,8 @@ impl Stream {
     /// waited, and this one would.
     fn window_is_full(&self) -> bool {
         let (messages, bytes) = self.lane.producer.in_flight();
-        let next_bytes = self.batch as usize * self.template.body_bytes();
+        // The client counts what a record takes beside its body too.
+        let next_bytes = self.batch as usize * (self.template.body_bytes() + RECORD_EXTRA_BYTES);
         messages + self.batch as usize > WINDOW_MESSAGES_OPEN
             || bytes + next_bytes > WINDOW_BYTES_OPEN
     }

@@ -16,7 +16,7 @@ const WINDOW_BYTES_MIN: usize = 64 << 20;
 pub(crate) const WINDOW_MESSAGES_OPEN: usize = 1 << 18;
 pub(crate) const WINDOW_BYTES_OPEN: usize = 512 << 20;
 /// Room that a record takes beside its body.
-const RECORD_EXTRA_BYTES: usize = 256;
+pub(crate) const RECORD_EXTRA_BYTES: usize = 256;
 /// Latency is measured, not cut off: far above anything but an outage.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
