@@ -69,6 +69,8 @@ fn the_files_hold_what_the_report_says() {
     assert!(!cluster.path("out/run.hlog").exists());
     let read = Outcome::read(&cluster.path("out")).expect("a result without latencies");
     assert!(read.tracks.is_empty());
+    let text = cluster.ends(&[0], "compare out out");
+    assert!(text.contains("receive rate") && !text.contains("p99"), "{text}");
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn a_sweep_tries_confirms_and_tells_every_step() {
 }
 
 const WORKLOAD: &str = "
-name: fan out
+name: fan <script>out</script>
 topics: 2
 partitionsPerTopic: 4
 messageSize: 256
@@ -136,6 +138,8 @@ fn a_workload_file_runs_as_it_is() {
     assert!(acknowledged > 100, "{correctness}");
     assert_eq!(correctness["received"], 2 * acknowledged, "each subscription gets everything");
     assert_eq!(report["parameters"]["workload"]["partitionsPerTopic"], 4);
+    let page = fs::read_to_string(cluster.path("out/report.html")).expect("a page");
+    assert!(page.contains("fan &#60;script&#62;out") && !page.contains("<script"), "escaped");
 
     // As fast as it goes, nobody subscribed: what is stored is read back.
     let alone = WORKLOAD.replace("subscriptionsPerTopic: 2", "subscriptionsPerTopic: 0");
@@ -221,13 +225,39 @@ fn results_are_compared_where_they_are_comparable() {
     cluster.ends(&[1], "compare a nowhere");
 }
 
+/// The same run with every latency half as long again.
+fn slower(outcome: &Outcome) -> Outcome {
+    let mut slower = outcome.clone();
+    for track in &mut slower.tracks {
+        for interval in &mut track.intervals {
+            let mut latencies = Latencies::default();
+            for (ns, count) in interval.response.pairs() {
+                latencies.add(ns * 3 / 2, *count);
+            }
+            interval.response = latencies.cells();
+        }
+        track.response = track.intervals.iter().map(|i| i.response.clone()).collect();
+    }
+    let produce = slower.report.produce.as_mut().expect("it was sent");
+    produce.response = Some(slower.tracks[0].response.figures());
+    slower
+}
+
 #[test]
-fn a_regression_ends_with_one() {
+fn a_regression_ends_with_one_and_an_improvement_with_zero() {
     let cluster = Cluster::start();
-    cluster.ends(&[0], "produce --duration 5s --warmup 0s --in-flight 1 --flush async --out fast");
-    // Sixteen in flight through one connection: far longer latency under equal parameters.
-    cluster.ends(&[0], "produce --duration 5s --warmup 0s --in-flight 16 --flush async --out slow");
-    let text = cluster.ends(&[1], "compare fast slow --force");
-    assert!(text.contains("forced though they differ: in_flight: 1 and 16"), "{text}");
-    assert!(text.contains("regression: produce p50"), "{text}");
+    cluster.ends(&[0], "produce --duration 4s --warmup 0s --in-flight 4 --out fast/1");
+    let fast = Outcome::read(&cluster.path("fast/1")).expect("a result");
+    for name in ["fast/2", "fast/3"] {
+        fast.write(&cluster.path(name)).expect("a copy");
+    }
+    for name in ["slow/1", "slow/2", "slow/3"] {
+        slower(&fast).write(&cluster.path(name)).expect("a result");
+    }
+    let text = cluster.ends(&[1], "compare fast slow");
+    assert!(text.contains("regression: produce p50, produce p99"), "{text}");
+    assert!(text.contains("resampled: whole runs"), "{text}");
+    let text = cluster.ends(&[0], "compare slow fast");
+    assert!(text.contains("better") && text.contains("no regression"), "{text}");
+    cluster.ends(&[0], "compare fast slow --tolerance 60%");
 }
