@@ -29,6 +29,27 @@ impl Slo {
     }
 }
 
+impl Slo {
+    /// The bounds that rest on fewer than ten of `samples`, in words: such a step says little of them.
+    pub fn thin(&self, samples: u64) -> Option<String> {
+        const BEYOND_MIN: f64 = 10.0;
+        let thin = |bound: &&Bound| {
+            // A maximum is one sample however many there are.
+            let beyond = samples as f64 * (1.0 - bound.percentile / 100.0);
+            bound.percentile < 100.0 && beyond < BEYOND_MIN
+        };
+        let names: Vec<&str> =
+            self.0.iter().filter(thin).map(|bound| bound.name.as_str()).collect();
+        (!names.is_empty()).then(|| {
+            let names = names.join(", ");
+            format!(
+                "{samples} messages in a step at the answer: fewer than 10 lie beyond {names}; use \
+                 a longer --step-duration"
+            )
+        })
+    }
+}
+
 impl Bound {
     fn holds(&self, latencies: &Latencies) -> bool {
         let measured = u128::from(latencies.at_ns(self.percentile));
@@ -141,6 +162,14 @@ mod tests {
         assert!(slo("p50<2ms,p99<2ms,max<30ms").misses(&latencies).is_empty());
         let missed = slo("p50<2ms,p99.9<10ms,max<15ms").misses(&latencies);
         assert_eq!(missed, ["p99.9 is 20.0 ms", "max is 20.0 ms"]);
+    }
+
+    #[test]
+    fn rare_percentiles_want_many_samples() {
+        let slo = slo("p50<1ms,p99.9<10ms,max<1s");
+        assert!(slo.thin(9_000).is_some_and(|text| text.contains("beyond p99.9;")));
+        assert!(slo.thin(10).is_some_and(|text| text.contains("beyond p50, p99.9;")));
+        assert_eq!(slo.thin(20_000), None);
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub struct Sweep {
     pub messages_per_second: Option<u64>,
     pub limited_by: Option<Above>,
     pub ended: String,
+    /// The bounds that rest on too few messages.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub remark: Option<String>,
     pub steps: Vec<Step>,
 }
 
@@ -41,7 +44,14 @@ impl Sweep {
             Answer::Rate(rate, above) => (Some(rate), Some(above)),
             _ => (None, None),
         };
-        Sweep { slo, messages_per_second: rate, limited_by, ended: ended(answer), steps }
+        Sweep {
+            slo,
+            messages_per_second: rate,
+            limited_by,
+            ended: ended(answer),
+            remark: None,
+            steps,
+        }
     }
 
     /// A line for each step.

@@ -39,7 +39,11 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<u8> {
     };
     session.close().await?;
     let mut outcome = last.expect("a search makes at least one step");
-    let sweep = Sweep::new(args.slo.to_string(), answer, steps);
+    let mut sweep = Sweep::new(args.slo.to_string(), answer, steps);
+    if let Answer::Rate(rate, _) = answer {
+        let measured = (args.step_duration - args.warmup).as_secs_f64();
+        sweep.remark = args.slo.thin((rate as f64 * measured) as u64);
+    }
     outcome.report.sweep = Some(sweep.clone());
     write(&outcome, args.target.out.as_deref())?;
     println!("{}", sweep.table());
@@ -49,6 +53,9 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<u8> {
         println!("{line}");
     }
     println!("{}", sweep.ended);
+    if let Some(remark) = &sweep.remark {
+        println!("note: {remark}");
+    }
     Ok(exit_code(answer))
 }
 

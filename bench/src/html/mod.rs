@@ -346,7 +346,11 @@ fn sweep(report: &Report) -> Option<Section> {
     let sweep = report.sweep.as_ref()?;
     Some(Section {
         title: "Steps of the search",
-        note: format!("It ended so: {}. What follows is of the last step.", sweep.ended),
+        note: format!(
+            "It ended so: {}. {}What follows is of the last step.",
+            sweep.ended,
+            sweep.remark.as_ref().map_or_else(String::new, |remark| format!("{remark}. "))
+        ),
         plots: charts::sweep_steps(&sweep.steps).into_iter().collect(),
         head: vec!["rate", "achieved", "p50", "p99", "p99.9", "max", "late", "verdict"],
         rows: lists::steps(sweep),
