@@ -79,7 +79,7 @@ pub struct ShardConfig {
     pub pop_in_flight: usize,
     /// The same of all groups and queues together.
     pub pops_in_flight: usize,
-    /// Most fetches and pops waiting for messages.
+    /// Most fetches waiting for messages; and so many pops.
     pub waiting_fetches: usize,
     /// Most produce requests waiting for their write.
     pub waiting_produces: usize,

@@ -167,7 +167,7 @@ settings! {
     max_groups: usize = 10_000;
     /// Most members of a group.
     max_members: usize = 10_000;
-    /// Most fetches of a shard that wait for messages.
+    /// Most fetches of a shard that wait for messages; and so many pops.
     max_waiting_fetches: usize = 65_536;
     /// Most produce requests of a shard that wait for their write.
     max_waiting_produces: usize = 262_144;

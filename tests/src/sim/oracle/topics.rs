@@ -81,6 +81,12 @@ impl Topics {
         topic.is_some_and(|topic| topic.told && topic.state == TopicState::Live)
     }
 
+    /// Whether an index must have every message of this topic. Of one that expires, those that have are left out when it
+    /// is made again; that no other is missing, readers show.
+    pub fn must_be_indexed(&self, id: u32) -> bool {
+        self.must_serve(id) && !self.may_expire(id)
+    }
+
     /// Whether the admins made a topic with this id.
     pub fn is_known(&self, id: u32) -> bool {
         self.ids.contains_key(&id)

@@ -113,7 +113,7 @@ impl World {
             if let Some(wrong) = &files.wrong {
                 return violation(wrong.clone());
             }
-            let served = |topic: &&u32| self.oracle.topics.must_serve(**topic);
+            let served = |topic: &&u32| self.oracle.topics.must_be_indexed(**topic);
             if let Some(topic) = files.left_out.iter().find(served) {
                 return violation(format!("shard {number}: an index leaves out topic {topic}"));
             }

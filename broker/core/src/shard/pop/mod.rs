@@ -84,7 +84,8 @@ impl<M: Memory> Shard<M> {
         let (group, topic) = (request.group(), request.topic());
         self.check_group(group)?;
         self.check_writing()?;
-        if self.fetches.len() + self.poppers.len() >= self.config.waiting_fetches {
+        // Fetches have as many of their own: who pushes keeps nobody from popping.
+        if self.poppers.len() >= self.config.waiting_fetches {
             let text = format!("{} pops wait already", self.poppers.len());
             return Err(Refuse { retry_after_ms: 100, ..refuse(Status::Busy, text) });
         }
