@@ -112,8 +112,8 @@ async fn durable_writes(
     let mut position = 0;
     // The executor has nothing else to do, so it may block here between slices.
     while let Ok(duration) = todo.recv() {
-        let end = Instant::now() + duration;
         let mut sent = Instant::now();
+        let end = sent + duration;
         while sent < end {
             let mut buffer = file.alloc_dma_buffer(DURABLE_WRITE_BYTES);
             buffer.as_bytes_mut().fill(position as u8);
@@ -189,7 +189,8 @@ async fn sequential_writes(
     let (mut position, mut written) = (0, 0u64);
     let start = Instant::now();
     loop {
-        while in_flight.len() < SEQUENTIAL_DEPTH && start.elapsed() < duration {
+        // At least one write: on a busy machine a short slice may be over before it began.
+        while in_flight.len() < SEQUENTIAL_DEPTH && (position == 0 || start.elapsed() < duration) {
             let mut buffer = file.alloc_dma_buffer(SEQUENTIAL_WRITE_BYTES);
             buffer.as_bytes_mut()[0] = position as u8;
             in_flight.push(file.write_at(buffer, position));
@@ -220,20 +221,27 @@ impl ColdTransfers {
     pub fn measure(&mut self, duration: Duration) -> anyhow::Result<()> {
         let (near, sink) = sink().context("starting a sink")?;
         let file = File::open(&self.probe.path).context("opening the probe file")?;
-        let start = Instant::now();
-        let mut sent = 0;
-        while start.elapsed() < duration {
+        let until = Instant::now() + duration;
+        let (mut sent, mut elapsed) = (0, Duration::ZERO);
+        // At least one call: on a busy machine a short slice may be over before it began.
+        while sent == 0 || Instant::now() < until {
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
                 .context("dropping the probe file from memory")?;
+            // Only the sending counts, not the forgetting.
+            let start = Instant::now();
             let mut offset = 0;
-            while offset < TRANSFER_FILE_BYTES && start.elapsed() < duration {
+            while offset < TRANSFER_FILE_BYTES && (offset == 0 || Instant::now() < until) {
                 let bytes = rustix::fs::sendfile(&near, &file, Some(&mut offset), TRANSFER_BYTES);
-                sent += bytes.context("sendfile")? as u64;
+                match bytes.context("sendfile")? {
+                    0 => bail!("the probe file is shorter than it was written"),
+                    bytes => sent += bytes as u64,
+                }
             }
+            elapsed += start.elapsed();
         }
         drop(near);
         sink.join().map_err(|_| anyhow!("the sink panicked"))??;
-        self.throughput.add(sent, start.elapsed());
+        self.throughput.add(sent, elapsed);
         Ok(())
     }
 
@@ -286,7 +294,7 @@ mod tests {
         probe.measure(Duration::from_millis(20)).unwrap();
         probe.measure(Duration::from_millis(20)).unwrap();
         let latencies = probe.finish().unwrap();
-        assert!(latencies.count() > 2);
+        assert!(latencies.count() >= 2, "one in each slice, however busy the machine");
         assert!(latencies.at_ns(50.0) > 1_000);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }

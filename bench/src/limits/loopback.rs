@@ -92,8 +92,8 @@ fn ask(
     let mut latencies = Latencies::default();
     let mut bytes = [7; ECHO_BYTES];
     while let Ok(duration) = todo.recv() {
-        let end = Instant::now() + duration;
         let mut sent = Instant::now();
+        let end = sent + duration;
         while sent < end {
             stream.write_all(&bytes)?;
             stream.read_exact(&mut bytes)?;
@@ -150,8 +150,12 @@ pub fn one_stream(duration: Duration) -> io::Result<Throughput> {
     let (mut stream, sink) = sink()?;
     let chunk = vec![7; STREAM_CHUNK_BYTES];
     let start = Instant::now();
-    while start.elapsed() < duration {
+    loop {
+        // At least once: on a busy machine a short slice may be over before it began.
         stream.write_all(&chunk)?;
+        if start.elapsed() >= duration {
+            break;
+        }
     }
     drop(stream);
     let bytes = sink.join().map_err(|_| io::Error::other("the reader panicked"))??;
