@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine, as far as figures depend on it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
 pub struct Environment {
     pub kernel: String,
@@ -15,7 +15,7 @@ pub struct Environment {
     pub directory: String,
     pub disk_device: String,
     pub disk_filesystem: String,
-    pub client_version: &'static str,
+    pub client_version: String,
     pub optimised: bool,
     pub started_at_ms: u64,
 }
@@ -32,7 +32,7 @@ impl Environment {
             directory: directory.display().to_string(),
             disk_device,
             disk_filesystem,
-            client_version: env!("CARGO_PKG_VERSION"),
+            client_version: env!("CARGO_PKG_VERSION").to_owned(),
             optimised: !cfg!(debug_assertions),
             started_at_ms: since_epoch_ms(),
         }
@@ -52,6 +52,23 @@ pub fn since_epoch_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `2026-01-31 12:00:05Z` of milliseconds since 1970.
+pub fn utc(ms: u64) -> String {
+    let (days, seconds) = (ms / 86_400_000, ms / 1_000 % 86_400);
+    // Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day is the last one.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
 }
 
 fn first_line(path: &str) -> String {
@@ -104,6 +121,12 @@ mod tests {
         let of = |path: &str| longest_mount(mounts, Path::new(path)).map(|(device, _)| device);
         assert_eq!(of("/mnt/my disk/x").as_deref(), Some("/dev/b"));
         assert_eq!(of("/mnt/other").as_deref(), Some("/dev/a"));
+    }
+
+    #[test]
+    fn dates_are_written() {
+        assert_eq!(utc(1_769_860_805_250), "2026-01-31 12:00:05Z");
+        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00Z");
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+/// Examples kept of several checkers.
+const EXAMPLES_MAX: usize = 20;
 
 /// What went wrong, by kind, and how many messages were seen.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Faults {
     /// Acknowledged, never received.
     pub lost: u64,
@@ -30,6 +33,17 @@ impl Faults {
     /// Number of faults of all kinds.
     pub fn total(&self) -> u64 {
         self.lost + self.duplicated + self.out_of_order + self.corrupt + self.offset_gaps
+    }
+
+    /// Adds another checker's.
+    pub fn merge(&mut self, other: Faults) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.out_of_order += other.out_of_order;
+        self.corrupt += other.corrupt;
+        self.offset_gaps += other.offset_gaps;
+        self.examples.extend(other.examples);
+        self.examples.truncate(EXAMPLES_MAX);
     }
 
     /// Counts faults of a kind and keeps the first example of it.

@@ -12,18 +12,31 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod cells;
 pub mod check;
 pub mod command;
+pub mod compare;
+pub mod cpu;
 pub mod environment;
 pub mod faults;
+pub mod hlog;
+pub mod html;
 pub mod limits;
 pub mod load;
+pub mod measured;
+pub mod outcome;
 pub mod payload;
 pub mod plot;
+pub mod progress;
 pub mod receive;
 pub mod record;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod search;
 pub mod sending;
 pub mod session;
+pub mod shares;
+pub mod slo;
+pub mod sweep;
+pub mod workload;

@@ -10,6 +10,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ use tokio::sync::mpsc;
 use crate::payload::Template;
 use crate::record::Sample;
 use crate::run::Run;
-use crate::schedule::{Punctuality, Schedule};
+use crate::schedule::{LATE_AFTER_NS, Punctuality, Schedule};
+use crate::session::{RECORD_EXTRA_BYTES, WINDOW_BYTES_OPEN, WINDOW_MESSAGES_OPEN};
 
 /// A stream gives up after so many failed requests: something is wrong that time will not heal.
 const FAILURES_MAX: u64 = 100;
@@ -42,44 +44,81 @@ enum Outcome {
 }
 
 /// When a closed loop stops starting requests.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Until {
     /// Not at or after this time.
     pub time_ns: u64,
     /// Not after so many messages of the stream, earlier slices included.
     pub messages: u64,
+    /// Not once this is true.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Keys that messages get: so many different ones, as in the OpenMessaging benchmark.
+const KEYS: u64 = 10_000;
+
+/// How messages get a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keys {
+    /// They have none.
+    #[default]
+    None,
+    /// One key after the other.
+    RoundRobin,
+    /// Any key.
+    Random,
+}
+
+impl Keys {
+    fn of(self, sequence: u64) -> Option<String> {
+        let number = match self {
+            Keys::None => return None,
+            Keys::RoundRobin => sequence % KEYS,
+            // splitmix64: spread well, and the same in every run.
+            Keys::Random => {
+                let mixed = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                (mixed ^ (mixed >> 27)) % KEYS
+            }
+        };
+        Some(format!("key-{number:04}"))
+    }
+}
+
+/// Where a stream's messages go.
+#[derive(Clone)]
+pub struct Lane {
+    /// Through which producer.
+    pub producer: Producer,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The topic's number in the run.
+    pub topic_number: usize,
 }
 
 /// One numbered sequence of messages.
 pub struct Stream {
     run: Arc<Run>,
-    producer: Producer,
-    topic: Arc<str>,
+    lane: Lane,
     number: u32,
     batch: u64,
     template: Template,
+    keys: Keys,
     failures: u64,
 }
 
 impl Stream {
-    /// A stream that sends requests of `batch` messages of `size` bytes to `topic`.
+    /// A stream that sends requests of `batch` messages made from `template`, whose stream is `number`.
     pub fn new(
         run: &Arc<Run>,
-        producer: &Producer,
-        topic: &str,
+        lane: Lane,
         number: u32,
-        size: usize,
+        template: Template,
+        keys: Keys,
         batch: usize,
     ) -> Stream {
-        Stream {
-            run: Arc::clone(run),
-            producer: producer.clone(),
-            topic: topic.into(),
-            number,
-            batch: batch.max(1) as u64,
-            template: Template::new(run.id, number, size),
-            failures: 0,
-        }
+        let batch = batch.max(1) as u64;
+        Stream { run: Arc::clone(run), lane, number, batch, template, keys, failures: 0 }
     }
 
     /// Messages numbered so far.
@@ -101,7 +140,7 @@ impl Stream {
             while let Some(Some(outcome)) = waiting.next().now_or_never() {
                 self.failures += u64::from(outcome == Outcome::Failed);
             }
-            if waiting.len() < in_flight && self.goes_on(until) {
+            if waiting.len() < in_flight && self.goes_on(&until) {
                 let now_ns = self.run.clock.now_ns();
                 let messages = self.batch.min(until.messages - self.template.made());
                 if let Some(request) = self.start(now_ns, messages).await {
@@ -120,18 +159,20 @@ impl Stream {
         }
     }
 
-    fn goes_on(&self, until: Until) -> bool {
+    fn goes_on(&self, until: &Until) -> bool {
         self.template.made() < until.messages
             && self.failures < FAILURES_MAX
             && self.run.clock.now_ns() < until.time_ns
+            && !until.stop.load(Ordering::Relaxed)
     }
 
-    /// Starts `requests` requests when `schedule` says so and waits for the last of them. Gives back the
+    /// Starts `requests` requests when `schedule` says so, none once `stop` is true, and waits for the last of them. Gives back the
     /// stream, for the next slice.
     pub async fn open_loop(
         mut self,
         schedule: Schedule,
         requests: u64,
+        stop: Arc<AtomicBool>,
     ) -> anyhow::Result<(Stream, Punctuality)> {
         let (started, mut to_await) = mpsc::unbounded_channel();
         let runtime = Handle::current();
@@ -140,7 +181,7 @@ impl Stream {
             .name(name)
             .spawn(move || {
                 wake_precisely();
-                let punctuality = self.follow(&runtime, schedule, requests, &started);
+                let punctuality = self.follow(&runtime, schedule, requests, &stop, &started);
                 (self, punctuality)
             })
             .context("starting the thread that keeps the schedule")?;
@@ -175,9 +216,12 @@ impl Stream {
         runtime: &Handle,
         schedule: Schedule,
         requests: u64,
+        stop: &AtomicBool,
         started: &mpsc::UnboundedSender<InFlight>,
     ) -> Punctuality {
         let mut punctuality = Punctuality::default();
+        // How long requests waited for room in the window since one was on time.
+        let mut held_ns = 0;
         let give_up_ns = schedule.due_ns(requests).saturating_add(OVERRUN_NS);
         for index in 0..requests {
             let due_ns = schedule.due_ns(index);
@@ -186,18 +230,37 @@ impl Stream {
                 std::thread::sleep(Duration::from_nanos(due_ns - now_ns));
                 now_ns = self.run.clock.now_ns();
             }
-            if now_ns > give_up_ns {
-                punctuality.note_missed(requests - index);
+            if stop.load(Ordering::Relaxed) {
                 break;
             }
-            punctuality.note(due_ns, now_ns);
+            if now_ns > give_up_ns {
+                punctuality.note_missed(requests - index, due_ns, now_ns, held_ns);
+                break;
+            }
+            if now_ns <= due_ns + LATE_AFTER_NS {
+                held_ns = 0;
+            }
+            punctuality.note(due_ns, now_ns, held_ns);
             let messages = self.batch;
             let request = runtime.block_on(self.start(due_ns, messages));
+            if self.window_is_full() {
+                held_ns += self.run.clock.now_ns() - now_ns;
+            }
             if request.is_some_and(|request| started.send(request).is_err()) {
                 break;
             }
         }
         punctuality
+    }
+
+    /// Whether the client takes nothing more until something was acknowledged: then the request before
+    /// waited, and this one would.
+    fn window_is_full(&self) -> bool {
+        let (messages, bytes) = self.lane.producer.in_flight();
+        // The client counts what a record takes beside its body too.
+        let next_bytes = self.batch as usize * (self.template.body_bytes() + RECORD_EXTRA_BYTES);
+        messages + self.batch as usize > WINDOW_MESSAGES_OPEN
+            || bytes + next_bytes > WINDOW_BYTES_OPEN
     }
 
     /// Gives the client one request. `None` when it failed before it was taken.
@@ -206,13 +269,17 @@ impl Stream {
         let first = self.template.made();
         let mut bytes = 0;
         let mut next = || {
-            let (_, body) = self.template.next(due_ns);
+            let (sequence, body) = self.template.next(due_ns);
             bytes += body.len() as u64;
-            Message::new(Arc::clone(&self.topic), body)
+            let message = Message::new(Arc::clone(&self.lane.topic), body);
+            match self.keys.of(sequence) {
+                Some(key) => message.key(key),
+                None => message,
+            }
         };
         let mut request: Pin<Box<dyn Future<Output = ringmq::Result<()>> + Send>> = if messages == 1
         {
-            let delivery = match self.producer.enqueue(next()).await {
+            let delivery = match self.lane.producer.enqueue(next()).await {
                 Ok(delivery) => delivery,
                 Err(error) => {
                     self.run.note_failed(1, error);
@@ -223,13 +290,14 @@ impl Stream {
             Box::pin(async move { delivery.await.map(drop) })
         } else {
             let batch: Vec<Message> = (0..messages).map(|_| next()).collect();
-            let producer = self.producer.clone();
+            let producer = self.lane.producer.clone();
             Box::pin(async move { producer.send_batch(batch).await.map(drop) })
         };
         self.run.note_sent(messages);
         // A batch is on its way only once it was polled: now, or the next might overtake it.
         let early = poll_fn(|context| Poll::Ready(request.as_mut().poll(context))).await;
         let (run, stream) = (Arc::clone(&self.run), self.number);
+        let topic = self.lane.topic_number;
         Some(Box::pin(async move {
             let result = match early {
                 Poll::Ready(result) => result,
@@ -239,7 +307,7 @@ impl Stream {
             match result {
                 Ok(()) => {
                     let sample = Sample { due_ns, sent_ns, done_ns, messages, bytes };
-                    run.note_acknowledged(stream, first, sample);
+                    run.note_acknowledged(topic, stream, first, sample);
                     Outcome::Acknowledged
                 }
                 Err(error) => {
@@ -260,3 +328,16 @@ fn wake_precisely() {
 
 #[cfg(not(target_os = "linux"))]
 fn wake_precisely() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_many_and_spread() {
+        assert_eq!(Keys::None.of(5), None);
+        assert_eq!(Keys::RoundRobin.of(10_003).as_deref(), Some("key-0003"));
+        let seen: std::collections::HashSet<_> = (0..50_000).map(|n| Keys::Random.of(n)).collect();
+        assert!(seen.len() > 9_000, "{} of 10000 keys in 50000 messages", seen.len());
+    }
+}

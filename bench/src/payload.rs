@@ -12,6 +12,7 @@
 //! - the filler does not compress, so that what is sent is what was asked for;
 //! - `due` means something only in the process that wrote it: it counts from its [`Clock`].
 
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes of the stamp, hence the smallest body.
@@ -65,40 +66,83 @@ pub enum Unreadable {
     Corrupt,
 }
 
+/// What bodies consist of behind the stamp: bodies take turns. Every one has room for the stamp, which is
+/// written over its first bytes.
+#[derive(Debug, Clone)]
+pub struct Fillers(Arc<[Vec<u8>]>);
+
+impl Fillers {
+    /// One filler of `size` bytes that does not compress.
+    pub fn noise(seed: u64, size: usize) -> Fillers {
+        Fillers::random(seed, size, 1.0, 1)
+    }
+
+    /// `number` fillers of `size` bytes, each beginning with so much noise and zero behind it.
+    pub fn random(seed: u64, size: usize, ratio: f64, number: usize) -> Fillers {
+        let size = size.max(STAMP_BYTES);
+        let noise = ((size as f64 * ratio.clamp(0.0, 1.0)).round() as usize).min(size);
+        // xorshift64*: enough that nothing compresses it, and the same for the same seed.
+        let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
+        let filler = |_| {
+            let mut bytes = vec![0; size];
+            for chunk in bytes[..noise].chunks_mut(8) {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
+            }
+            bytes
+        };
+        Fillers((0..number.max(1)).map(filler).collect())
+    }
+
+    /// These bytes and no others.
+    pub fn fixed(mut bytes: Vec<u8>) -> Fillers {
+        bytes.resize(bytes.len().max(STAMP_BYTES), 0);
+        Fillers([bytes].into())
+    }
+}
+
 /// Makes the bodies of one stream.
 #[derive(Debug, Clone)]
 pub struct Template {
-    bytes: Vec<u8>,
+    fillers: Fillers,
+    run: u64,
+    stream: u32,
     sequence: u64,
 }
 
 impl Template {
     /// Bodies of `size` bytes (at least [`STAMP_BYTES`]) for `stream` of `run`.
     pub fn new(run: u64, stream: u32, size: usize) -> Template {
-        let mut bytes = vec![0; size.max(STAMP_BYTES)];
-        // xorshift64*: enough that nothing compresses it, and the same for the same stream.
-        let mut state = run ^ (u64::from(stream) << 32) ^ 0x9e37_79b9_7f4a_7c15;
-        for chunk in bytes[STAMP_BYTES..].chunks_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
-        }
-        bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-        bytes[8..16].copy_from_slice(&run.to_le_bytes());
-        bytes[32..36].copy_from_slice(&stream.to_le_bytes());
-        Template { bytes, sequence: 0 }
+        Template::of(run, stream, &Fillers::noise(run ^ (u64::from(stream) << 32), size))
+    }
+
+    /// Bodies made of `fillers`.
+    pub fn of(run: u64, stream: u32, fillers: &Fillers) -> Template {
+        Template { fillers: fillers.clone(), run, stream, sequence: 0 }
     }
 
     /// The next body, and its sequence number.
     pub fn next(&mut self, due_ns: u64) -> (u64, Vec<u8>) {
         let sequence = self.sequence;
         self.sequence += 1;
-        self.bytes[16..24].copy_from_slice(&sequence.to_le_bytes());
-        self.bytes[24..32].copy_from_slice(&due_ns.to_le_bytes());
-        let checksum = crc32fast::hash(&self.bytes[CHECKED_FROM..]);
-        self.bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
-        (sequence, self.bytes.clone())
+        let turn = (sequence % self.fillers.0.len() as u64) as usize;
+        let mut body = self.fillers.0[turn].clone();
+        body[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        body[8..16].copy_from_slice(&self.run.to_le_bytes());
+        body[16..24].copy_from_slice(&sequence.to_le_bytes());
+        body[24..32].copy_from_slice(&due_ns.to_le_bytes());
+        body[32..36].copy_from_slice(&self.stream.to_le_bytes());
+        body[36..STAMP_BYTES].fill(0);
+        let checksum = crc32fast::hash(&body[CHECKED_FROM..]);
+        body[4..8].copy_from_slice(&checksum.to_le_bytes());
+        (sequence, body)
+    }
+
+    /// Bytes of a body.
+    pub fn body_bytes(&self) -> usize {
+        self.fillers.0[0].len()
     }
 
     /// How many bodies were made.
@@ -145,6 +189,20 @@ mod tests {
             assert_eq!(read(&body), Ok(stamp));
         }
         assert_eq!(template.made(), 3);
+    }
+
+    #[test]
+    fn fillers_take_turns_and_are_as_random_as_asked() {
+        let fillers = Fillers::random(1, 1_000, 0.3, 3);
+        let mut template = Template::of(7, 3, &fillers);
+        let bodies: Vec<Vec<u8>> = (0..6).map(|_| template.next(0).1).collect();
+        assert_ne!(bodies[0][STAMP_BYTES..], bodies[1][STAMP_BYTES..]);
+        assert_eq!(bodies[0][STAMP_BYTES..], bodies[3][STAMP_BYTES..]);
+        assert!(bodies.iter().all(|body| body[300..].iter().all(|byte| *byte == 0)));
+        assert!(bodies[0][290..300].iter().any(|byte| *byte != 0));
+        assert!(bodies.iter().all(|body| read(body).is_ok()));
+        let fixed = Template::of(1, 1, &Fillers::fixed(vec![b'x'; 60])).next(0).1;
+        assert_eq!(fixed[STAMP_BYTES..], [b'x'; 20]);
     }
 
     #[test]

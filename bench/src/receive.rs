@@ -36,12 +36,32 @@ pub struct PushSettings {
     pub waiting: usize,
 }
 
+/// Which checker a receiver shows its messages to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the topic.
+    pub topic: usize,
+    /// Number of the subscription of the topic.
+    pub subscription: usize,
+}
+
 /// Starts a push consumer that shows everything to the run, and waits until it owns `queues` queues.
 pub async fn push(
     client: &Client,
     run: &Arc<Run>,
     settings: &PushSettings,
     queues: usize,
+) -> anyhow::Result<PushConsumer> {
+    push_at(client, run, settings, queues, Place::default()).await
+}
+
+/// The same, for one subscription of several.
+pub async fn push_at(
+    client: &Client,
+    run: &Arc<Run>,
+    settings: &PushSettings,
+    queues: usize,
+    place: Place,
 ) -> anyhow::Result<PushConsumer> {
     let shown_to = Arc::clone(run);
     let consumer = client
@@ -51,7 +71,7 @@ pub async fn push(
         .concurrency(settings.concurrency)
         .max_waiting(settings.waiting)
         .listen(move |record: Record| {
-            shown_to.note_received(&record);
+            shown_to.note_received_by(place.topic, place.subscription, &record);
             ready(Ok::<(), Infallible>(()))
         })
         .await
@@ -73,7 +93,7 @@ pub async fn push(
 /// Waits until everything that was acknowledged has come, or nothing comes any more.
 pub async fn drain(run: &Run) {
     let mut last = (run.progress(), Instant::now());
-    while run.checker().outstanding() > 0 {
+    while run.outstanding() > 0 {
         let now = run.progress();
         if now.received != last.0.received {
             last = (now, Instant::now());
@@ -91,6 +111,17 @@ pub async fn read_between(
     from: &[QueueStats],
     to: &[QueueStats],
 ) -> anyhow::Result<()> {
+    read_between_of(client, run, 0, from, to).await
+}
+
+/// The same for one topic of several, by its number.
+pub async fn read_between_of(
+    client: &Client,
+    run: &Run,
+    topic: usize,
+    from: &[QueueStats],
+    to: &[QueueStats],
+) -> anyhow::Result<()> {
     let starts: HashMap<&Queue, u64> = from.iter().map(|q| (&q.queue, q.max_offset)).collect();
     let start_of = |queue: &Queue| starts.get(queue).copied().unwrap_or(0);
     let ranges: Vec<(&Queue, u64, u64)> = to
@@ -101,11 +132,11 @@ pub async fn read_between(
     if ranges.is_empty() {
         return Ok(());
     }
-    let group = format!("bench-check-{:x}", run.id);
+    let group = format!("bench-check-{:x}-{topic}", run.id);
     let mut builder = client.pull_consumer(group.as_str());
     for (queue, start, _) in &ranges {
         builder = builder.assign((*queue).clone(), Filter::all());
-        run.checker().starts_at(&queue.broker, queue.id, *start);
+        run.checker_of(topic, 0).starts_at(&queue.broker, queue.id, *start);
     }
     let mut consumer = builder
         .from(ConsumeFrom::First)
@@ -117,7 +148,7 @@ pub async fn read_between(
         consumer.seek(queue, SeekTo::Offset(*start)).await.context("going to the run's start")?;
     }
     let ends = ranges.iter().map(|(queue, _, end)| ((*queue).clone(), *end)).collect();
-    let read = read_to(&mut consumer, run, ends).await;
+    let read = read_topic_to(&mut consumer, run, topic, ends).await;
     consumer.close(CLOSE_LIMIT).await.context("closing the checking consumer")?;
     client.admin().delete_group(&group).await.context("removing the checking consumer's group")?;
     read
@@ -127,6 +158,15 @@ pub async fn read_between(
 pub async fn read_to(
     consumer: &mut PullConsumer,
     run: &Run,
+    missing: HashMap<Queue, u64>,
+) -> anyhow::Result<()> {
+    read_topic_to(consumer, run, 0, missing).await
+}
+
+async fn read_topic_to(
+    consumer: &mut PullConsumer,
+    run: &Run,
+    topic: usize,
     mut missing: HashMap<Queue, u64>,
 ) -> anyhow::Result<()> {
     let mut last = Instant::now();
@@ -142,7 +182,7 @@ pub async fn read_to(
         }
         last = Instant::now();
         for record in &records {
-            run.note_received(record);
+            run.note_received_by(topic, 0, record);
         }
         // Only the last record of a queue can reach its end: but that is every queue's own, so look at all.
         for record in &records {

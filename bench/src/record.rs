@@ -6,7 +6,9 @@
 //! - what was due during the warm-up is in no figure.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::cells::Cells;
 
 /// Longest latency told apart: 2 min. Longer ones count as this.
 const LATENCY_NS_MAX: u64 = 120_000_000_000;
@@ -48,6 +50,33 @@ impl Latencies {
         self.histogram.add(&other.histogram).expect("equal bounds always add");
     }
 
+    /// Adds the samples of cells.
+    pub fn add_cells(&mut self, cells: &Cells) {
+        for (value, count) in cells.pairs() {
+            self.add(*value, *count);
+        }
+    }
+
+    /// The non-empty cells.
+    pub fn cells(&self) -> Cells {
+        let cell = |at: hdrhistogram::iterators::IterationValue<u64>| {
+            (at.value_iterated_to(), at.count_at_value())
+        };
+        Cells::new(self.histogram.iter_recorded().map(cell).collect())
+    }
+
+    /// The histogram itself, for what writes it.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
+    /// Adds all samples of a histogram that was read.
+    pub fn add_histogram(&mut self, read: &Histogram<u64>) {
+        for cell in read.iter_recorded() {
+            self.add(cell.value_iterated_to(), cell.count_at_value());
+        }
+    }
+
     /// Forgets every sample.
     pub fn clear(&mut self) {
         self.histogram.reset();
@@ -83,7 +112,7 @@ impl Latencies {
 }
 
 /// Percentiles in microseconds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
 pub struct LatencyFigures {
     pub samples: u64,
@@ -97,15 +126,25 @@ pub struct LatencyFigures {
 }
 
 /// One second of a run, warm-up included (its `second` is then below the warm-up's).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
 pub struct SecondFigures {
     pub second: u64,
     pub messages: u64,
     pub bytes: u64,
+    pub failed: u64,
     pub p50_us: f64,
     pub p99_us: f64,
     pub max_us: f64,
+}
+
+/// The measured samples of one second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interval {
+    /// On the run's clock.
+    pub second: u64,
+    /// Response times, without what was due in the warm-up.
+    pub response: Cells,
 }
 
 /// One finished request.
@@ -132,9 +171,12 @@ pub struct Recorder {
     /// From when it was sent.
     pub service: Latencies,
     seconds: Vec<SecondFigures>,
+    intervals: Vec<Interval>,
     current: Latencies,
+    current_warm_up: Latencies,
     current_second: u64,
     current_bytes: u64,
+    current_failed: u64,
     messages: u64,
     bytes: u64,
     last_done_ns: u64,
@@ -148,29 +190,45 @@ impl Recorder {
             response: Latencies::default(),
             service: Latencies::default(),
             seconds: Vec::new(),
+            intervals: Vec::new(),
             current: Latencies::default(),
+            current_warm_up: Latencies::default(),
             current_second: 0,
             current_bytes: 0,
+            current_failed: 0,
             messages: 0,
             bytes: 0,
             last_done_ns: 0,
         }
     }
 
+    /// Counts from `warm_until_ns` on; before the first sample only.
+    pub fn warm_until(&mut self, warm_until_ns: u64) {
+        debug_assert_eq!(self.messages, 0, "what was counted stays counted");
+        self.warm_until_ns = warm_until_ns;
+    }
+
     /// Notes a finished request.
     pub fn note(&mut self, sample: Sample) {
         let response_ns = sample.done_ns.saturating_sub(sample.due_ns);
         self.turn_to(sample.done_ns / 1_000_000_000);
-        self.current.add(response_ns, sample.messages);
         self.current_bytes += sample.bytes;
         if sample.due_ns < self.warm_until_ns {
+            self.current_warm_up.add(response_ns, sample.messages);
             return;
         }
+        self.current.add(response_ns, sample.messages);
         self.response.add(response_ns, sample.messages);
         self.service.add(sample.done_ns.saturating_sub(sample.sent_ns), sample.messages);
         self.messages += sample.messages;
         self.bytes += sample.bytes;
         self.last_done_ns = self.last_done_ns.max(sample.done_ns);
+    }
+
+    /// Notes messages that failed.
+    pub fn note_failed(&mut self, at_ns: u64, messages: u64) {
+        self.turn_to(at_ns / 1_000_000_000);
+        self.current_failed += messages;
     }
 
     /// Messages counted, without the warm-up.
@@ -194,6 +252,17 @@ impl Recorder {
         &self.seconds
     }
 
+    /// The measured samples second by second: all of them are [`Recorder::response`].
+    pub fn intervals(&mut self) -> &[Interval] {
+        self.close_second();
+        &self.intervals
+    }
+
+    /// The last second that is over, for a progress display.
+    pub fn last_second(&self) -> Option<&SecondFigures> {
+        self.seconds.last()
+    }
+
     /// Samples of several threads come nearly in order; one that is late by a second's turn counts in the
     /// second that is open.
     fn turn_to(&mut self, second: u64) {
@@ -204,19 +273,31 @@ impl Recorder {
     }
 
     fn close_second(&mut self) {
-        if self.current.count() > 0 {
-            let us = |percentile| self.current.at_ns(percentile) as f64 / 1_000.0;
-            self.seconds.push(SecondFigures {
-                second: self.current_second,
-                messages: self.current.count(),
-                bytes: self.current_bytes,
-                p50_us: us(50.0),
-                p99_us: us(99.0),
-                max_us: us(100.0),
-            });
-            self.current.clear();
-            self.current_bytes = 0;
+        let measured = self.current.count();
+        let messages = measured + self.current_warm_up.count();
+        if messages + self.current_failed == 0 {
+            return;
         }
+        if measured > 0 {
+            let response = self.current.cells();
+            self.intervals.push(Interval { second: self.current_second, response });
+        }
+        if messages > measured {
+            self.current.merge(&self.current_warm_up);
+            self.current_warm_up.clear();
+        }
+        let us = |percentile| self.current.at_ns(percentile) as f64 / 1_000.0;
+        self.seconds.push(SecondFigures {
+            second: self.current_second,
+            messages,
+            bytes: self.current_bytes,
+            failed: self.current_failed,
+            p50_us: us(50.0),
+            p99_us: us(99.0),
+            max_us: us(100.0),
+        });
+        self.current.clear();
+        (self.current_bytes, self.current_failed) = (0, 0);
     }
 }
 
@@ -282,6 +363,22 @@ mod tests {
             recorder.seconds().iter().map(|s| (s.second, s.messages, s.bytes)).collect();
         assert_eq!(series, [(1, 2, 20), (2, 1, 10)]);
         assert_eq!(recorder.response.count(), 2);
+        let measured: Vec<_> =
+            recorder.intervals().iter().map(|i| (i.second, i.response.count())).collect();
+        assert_eq!(measured, [(1, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn the_seconds_together_are_the_whole() {
+        let mut recorder = Recorder::new(S);
+        for at in 0..5_000 {
+            recorder.note(sample(at * MS, at * MS, at * MS + 1_000 + at * at));
+        }
+        recorder.note_failed(7 * S, 3);
+        let whole: Latencies = recorder.intervals().iter().map(|i| i.response.clone()).collect();
+        assert_eq!(whole.cells(), recorder.response.cells());
+        let last = recorder.seconds().last().expect("a second with failures only").clone();
+        assert_eq!((last.second, last.messages, last.failed), (7, 0, 3));
     }
 
     #[test]

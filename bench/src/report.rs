@@ -7,24 +7,28 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::check::Faults;
+use crate::cpu::Cpu;
 use crate::environment::Environment;
+use crate::limits::kept;
 use crate::plot::duration;
 use crate::record::{Latencies, LatencyFigures, PERCENTILES, Recorder, SecondFigures};
 use crate::run::Run;
 use crate::schedule::Punctuality;
+use crate::shares::Share;
+use crate::sweep::Sweep;
 
 /// Version of the files' shape.
 pub const SCHEMA: u32 = 1;
 
 /// Everything about a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
 pub struct Report {
     pub schema: u32,
-    pub verb: &'static str,
+    pub verb: String,
     pub parameters: serde_json::Value,
     pub environment: Environment,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,14 +36,37 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receive: Option<Figures>,
     pub correctness: Correctness,
+    /// When the warm-up ended, on the clock of the seconds.
+    pub measured_from_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generator: Option<Generator>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw: Option<Raw>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// What disk and loopback do by themselves; `null` when that was not measured.
+    pub limits: Option<kept::Used>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub shares: Vec<Share>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<Backlog>,
+}
+
+/// A backlog that was built while consumers stood still, and drained.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
+pub struct Backlog {
+    pub wanted_bytes: u64,
+    pub reached_bytes: u64,
+    pub build_ms: f64,
+    pub drain_ms: f64,
+    pub drain_messages_per_second: f64,
 }
 
 /// Rates and latencies of one direction.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
 pub struct Figures {
     pub messages: u64,
@@ -71,8 +98,18 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// Leaves out latencies that mean nothing: they count from another process's due times.
+    pub fn without_latency(&mut self) {
+        (self.response, self.service) = (None, None);
+        for second in &mut self.seconds {
+            (second.p50_us, second.p99_us, second.max_us) = (0.0, 0.0, 0.0);
+        }
+    }
+}
+
 /// Whether everything arrived.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
 pub struct Correctness {
     pub checked: bool,
@@ -90,10 +127,20 @@ impl Correctness {
     /// Judges `run`. Without a receiver nothing can be said about what is stored.
     pub fn of(run: &Run, checked: bool) -> Correctness {
         let progress = run.progress();
-        let empty = crate::check::Checker::of_any_run(None);
-        let checker = std::mem::replace(&mut *run.checker(), empty);
-        let (acknowledged, received) = (checker.acknowledged(), checker.received());
-        let foreign = checker.foreign();
+        let (mut acknowledged, mut received, mut foreign) = (0, 0, 0);
+        let mut faults = Faults::default();
+        let (checkers, per_topic) = run.checkers();
+        for (at, mut shared) in checkers.enumerate() {
+            let empty = crate::check::Checker::of_any_run(None);
+            let checker = std::mem::replace(&mut *shared, empty);
+            // All subscriptions of a topic know the same messages as acknowledged.
+            acknowledged += if at % per_topic == 0 { checker.acknowledged() } else { 0 };
+            received += checker.received();
+            foreign += checker.foreign();
+            if checked {
+                faults.merge(checker.finish());
+            }
+        }
         Correctness {
             checked,
             sent: progress.sent,
@@ -102,7 +149,7 @@ impl Correctness {
             failed: progress.failed,
             foreign,
             first_failure: run.first_failure().map(|error| error_chain(&error)),
-            faults: if checked { checker.finish() } else { Faults::default() },
+            faults,
         }
     }
 
@@ -137,11 +184,13 @@ impl Correctness {
 }
 
 /// How well the open loop kept its schedule.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
 pub struct Generator {
     pub requests: u64,
     pub late_requests: u64,
+    /// Of the late ones, those that waited because the client's window was full.
+    pub held_back_requests: u64,
     pub late_us_max: f64,
     pub saturated: bool,
 }
@@ -151,6 +200,7 @@ impl From<Punctuality> for Generator {
         Generator {
             requests: punctuality.started,
             late_requests: punctuality.late,
+            held_back_requests: punctuality.held_back,
             late_us_max: punctuality.late_ns_max as f64 / 1e3,
             saturated: punctuality.is_saturated(),
         }
@@ -158,7 +208,7 @@ impl From<Punctuality> for Generator {
 }
 
 /// Raw disk and loopback of the same minutes, and what the run's figure is to their sum.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the keys of run.json and say it")]
 pub struct Raw {
     pub durable_write_4kib: LatencyFigures,
@@ -209,11 +259,6 @@ impl Report {
             Some(generator) if generator.saturated => 3,
             _ => 0,
         }
-    }
-
-    /// Writes `run.json` in `directory`.
-    pub fn write(&self, directory: &Path) -> anyhow::Result<()> {
-        write_json(directory, "run.json", self)
     }
 }
 
@@ -268,6 +313,22 @@ pub fn rate_table(rows: &[(&str, &Figures)]) -> String {
     right_aligned(table)
 }
 
+/// RingMQ's figures as shares of what disk and loopback do by themselves.
+pub fn shares_table(limits: Option<&kept::Used>, shares: &[Share]) -> String {
+    let Some(limits) = limits else {
+        return "shares of the limits: not measured (`ringmq-bench limits`, or --with-limits)\n"
+            .to_owned();
+    };
+    let mut table = plain_table();
+    table.set_header(["share of the limits", "RingMQ", "bare", "ratio", "bare is"]);
+    for share in shares {
+        let [ours, bare, ratio] = share.words();
+        table.add_row([share.figure.clone(), ours, bare, ratio, share.limit.clone()]);
+    }
+    let text = aligned(table, 1..4);
+    format!("{text}limits: {}\n", limits.words())
+}
+
 fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
@@ -275,8 +336,15 @@ fn plain_table() -> Table {
 }
 
 fn right_aligned(mut table: Table) -> String {
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+    let columns = table.column_count();
+    aligned(table, 1..columns)
+}
+
+fn aligned(mut table: Table, right: std::ops::Range<usize>) -> String {
+    for at in right {
+        if let Some(column) = table.column_mut(at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }

@@ -54,35 +54,47 @@ pub struct Punctuality {
     pub started: u64,
     /// Of them, over [`LATE_AFTER_NS`] late.
     pub late: u64,
+    /// Of the late ones, those that would have been on time had the client's window not been full: there
+    /// the system fell behind, not the generator.
+    pub held_back: u64,
     /// The worst delay.
     pub late_ns_max: u64,
 }
 
 impl Punctuality {
-    /// Notes that a request due at `due_ns` was started at `started_ns`.
-    pub fn note(&mut self, due_ns: u64, started_ns: u64) {
+    /// Notes that a request due at `due_ns` was started at `started_ns`, and that the requests before it
+    /// waited `held_ns` for room in the client's window since one was last on time.
+    pub fn note(&mut self, due_ns: u64, started_ns: u64, held_ns: u64) {
         let delay_ns = started_ns.saturating_sub(due_ns);
+        let late = delay_ns > LATE_AFTER_NS;
         self.started += 1;
-        self.late += u64::from(delay_ns > LATE_AFTER_NS);
+        self.late += u64::from(late);
+        self.held_back += u64::from(late && delay_ns.saturating_sub(held_ns) <= LATE_AFTER_NS);
         self.late_ns_max = self.late_ns_max.max(delay_ns);
     }
 
-    /// Notes requests that were due and never started.
-    pub fn note_missed(&mut self, requests: u64) {
+    /// Notes requests that were due and never started, the first of them due at `due_ns` and given up at
+    /// `now_ns`.
+    pub fn note_missed(&mut self, requests: u64, due_ns: u64, now_ns: u64, held_ns: u64) {
+        let held = now_ns.saturating_sub(due_ns).saturating_sub(held_ns) <= LATE_AFTER_NS;
         self.started += requests;
         self.late += requests;
+        self.held_back += if held { requests } else { 0 };
     }
 
     /// Adds another generator's.
     pub fn merge(&mut self, other: Punctuality) {
         self.started += other.started;
         self.late += other.late;
+        self.held_back += other.held_back;
         self.late_ns_max = self.late_ns_max.max(other.late_ns_max);
     }
 
-    /// Whether more than 0.1 % of the requests were late: the figures are then the generator's.
+    /// Whether more than 0.1 % of the requests were late by the generator's own fault: the figures are then
+    /// the generator's.
     pub fn is_saturated(&self) -> bool {
-        self.late.saturating_mul(LATE_ONE_IN) > self.started
+        let own = self.late - self.held_back;
+        own.saturating_mul(LATE_ONE_IN) > self.started
     }
 }
 
@@ -121,20 +133,31 @@ mod tests {
     fn more_than_one_in_a_thousand_late_is_saturated() {
         let mut punctuality = Punctuality::default();
         for _ in 0..999 {
-            punctuality.note(0, LATE_AFTER_NS);
+            punctuality.note(0, LATE_AFTER_NS, 0);
         }
         assert_eq!(punctuality.late, 0);
-        punctuality.note(0, LATE_AFTER_NS + 1);
+        punctuality.note(0, LATE_AFTER_NS + 1, 0);
         assert!(!punctuality.is_saturated(), "one in a thousand is allowed");
-        punctuality.note(0, 5 * LATE_AFTER_NS);
+        punctuality.note(0, 5 * LATE_AFTER_NS, 0);
         assert!(punctuality.is_saturated());
         assert_eq!(punctuality.late_ns_max, 5 * LATE_AFTER_NS);
     }
 
     #[test]
+    fn who_waits_for_the_system_is_late_and_not_saturated() {
+        let mut punctuality = Punctuality::default();
+        punctuality.note(0, 50 * LATE_AFTER_NS, 49 * LATE_AFTER_NS);
+        punctuality.note_missed(10, 0, 60 * LATE_AFTER_NS, 60 * LATE_AFTER_NS);
+        assert_eq!((punctuality.late, punctuality.held_back), (11, 11));
+        assert!(!punctuality.is_saturated());
+        punctuality.note(0, 50 * LATE_AFTER_NS, 40 * LATE_AFTER_NS);
+        assert!(punctuality.is_saturated(), "it was late beyond what it had to wait");
+    }
+
+    #[test]
     fn an_early_start_is_not_late() {
         let mut punctuality = Punctuality::default();
-        punctuality.note(10, 5);
+        punctuality.note(10, 5, 0);
         assert_eq!((punctuality.late, punctuality.late_ns_max), (0, 0));
         assert!(!Punctuality::default().is_saturated());
     }

@@ -1,13 +1,15 @@
 //! The sending side of a run as a whole: streams over producers, in one piece or in slices.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use ringmq::Producer;
 
 use crate::args::{Load, Rate};
-use crate::load::{Stream, Until};
+use crate::load::{Keys, Lane, Stream, Until};
+use crate::payload::{Fillers, Template};
 use crate::run::Run;
 use crate::schedule::{Punctuality, Schedule};
 
@@ -20,6 +22,7 @@ pub struct Sending {
     warm_up_ns: u64,
     measured_ns: u64,
     punctuality: Option<Punctuality>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Sending {
@@ -38,19 +41,54 @@ impl Sending {
             Rate::Max => wanted.min(load.in_flight),
             Rate::PerSecond(_) => wanted,
         };
-        let stream = |number: u32| {
-            let producer = &producers[number as usize % producers.len()];
-            Stream::new(run, producer, topic, number, load.size, load.batch as usize)
+        let topic: Arc<str> = topic.into();
+        let lane = |number: u32| Lane {
+            producer: producers[number as usize % producers.len()].clone(),
+            topic: Arc::clone(&topic),
+            topic_number: 0,
+        };
+        let lanes = (0..number).map(lane).collect();
+        Sending::over(run, lanes, load, None, Keys::None, messages, warm_up)
+    }
+
+    /// A stream on each lane; bodies of `fillers` where given, of noise otherwise.
+    pub fn over(
+        run: &Arc<Run>,
+        lanes: Vec<Lane>,
+        load: &Load,
+        fillers: Option<&Fillers>,
+        keys: Keys,
+        messages: u64,
+        warm_up: Duration,
+    ) -> Sending {
+        let stream = |(number, lane)| {
+            let template = match fillers {
+                Some(fillers) => Template::of(run.id, number, fillers),
+                None => Template::new(run.id, number, load.size),
+            };
+            Stream::new(run, lane, number, template, keys, load.batch as usize)
         };
         Sending {
             run: Arc::clone(run),
-            streams: (0..number).map(stream).collect(),
+            streams: (0..).zip(lanes).map(stream).collect(),
             load: load.clone(),
             messages_left: messages,
             warm_up_ns: nanoseconds(warm_up),
             measured_ns: 0,
             punctuality: None,
+            stop: Arc::default(),
         }
+    }
+
+    /// Lets the warm-up begin now: all that was set up before is in no figure.
+    pub fn warm_up_for(&mut self, warm_up: Duration) {
+        self.run.warm_up_for(warm_up);
+        self.warm_up_ns = self.run.warm_up_ns();
+    }
+
+    /// What ends a slice early when it becomes true.
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
     /// Sends for `duration` or until all messages are sent, and waits for the last answer.
@@ -90,7 +128,8 @@ impl Sending {
         let loops = self.streams.iter_mut().enumerate().map(|(at, stream)| {
             let messages = stream.made().saturating_add(share(left, streams, at as u64));
             let in_flight = share(in_flight, streams, at as u64).max(1);
-            stream.closed_loop(in_flight as usize, Until { time_ns, messages })
+            let until = Until { time_ns, messages, stop: Arc::clone(&self.stop) };
+            stream.closed_loop(in_flight as usize, until)
         });
         join_all(loops).await;
     }
@@ -112,7 +151,8 @@ impl Sending {
                 // Stream k has the requests k, k + n, k + 2n ... of the whole schedule.
                 let first_ns = whole.due_ns(at as u64);
                 let schedule = Schedule::new(first_ns, rate, batch * number);
-                stream.open_loop(schedule, share(requests, number, at as u64))
+                let stop = Arc::clone(&self.stop);
+                stream.open_loop(schedule, share(requests, number, at as u64), stop)
             });
         for (stream, punctuality) in try_join_all(streams).await? {
             self.streams.push(stream);

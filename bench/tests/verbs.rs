@@ -1,56 +1,28 @@
 //! Every verb against real servers in this process: exit codes, `run.json`, and planted faults.
 #![cfg(target_os = "linux")]
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::process::{Command, Output};
+mod cluster;
 
+use std::process::Command;
+
+use cluster::{Cluster, text};
 use ringmq::{Client, Message};
 use ringmq_bench::payload::Template;
-use ringmq_broker::{Broker, BrokerConfig, BrokerHandle};
-use ringmq_namesrv::{NameServer, NameServerHandle, NamesrvConfig};
 use serde_json::Value;
-use tempfile::TempDir;
-
-struct Cluster {
-    broker: Option<BrokerHandle>,
-    namesrv: NameServerHandle,
-    directory: TempDir,
-}
 
 impl Cluster {
-    fn start() -> Cluster {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("on a disk");
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let namesrv = NameServer::start(NamesrvConfig { listen, ..NamesrvConfig::default() })
-            .expect("the name server starts");
-        let broker = Broker::start(BrokerConfig {
-            port: 0,
-            http_listen: None,
-            namesrv: vec![namesrv.address().to_string()],
-            data_dir: directory.path().join("data"),
-            shards: Some(2),
-            ..BrokerConfig::default()
-        });
-        Cluster { broker: Some(broker.expect("the broker starts")), namesrv, directory }
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Runs a verb that must end with one of `codes` and gives its run.json.
     fn run(&self, codes: &[i32], arguments: &[&str]) -> Value {
-        let output = Command::new(env!("CARGO_BIN_EXE_ringmq-bench"))
-            .args(arguments)
-            .args(["--out", "out"])
-            .env("NAMESRV_ADDR", self.namesrv.address().to_string())
-            .current_dir(self.path())
-            .output()
-            .expect("the binary runs");
+        self.run_to("out", codes, arguments)
+    }
+
+    /// The same into another directory.
+    fn run_to(&self, out: &str, codes: &[i32], arguments: &[&str]) -> Value {
+        let output = self.bench(&[arguments, &["--out", out]].concat());
         let code = output.status.code().expect("it ended by itself");
         assert!(codes.contains(&code), "{arguments:?} ended with {code}: {}", text(&output));
-        let report = std::fs::read_to_string(self.path().join("out/run.json")).expect("run.json");
+        let file = self.path(out).join("run.json");
+        let report = std::fs::read_to_string(file).expect("run.json");
         let report: Value = serde_json::from_str(&report).expect("JSON");
         assert_eq!(report["schema"], 1);
         report
@@ -69,19 +41,6 @@ impl Cluster {
             }
         });
     }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Some(broker) = self.broker.take() {
-            broker.stop().expect("a clean stop");
-        }
-    }
-}
-
-fn text(output: &Output) -> String {
-    let of = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    of(&output.stdout) + &of(&output.stderr)
 }
 
 #[test]
@@ -129,6 +88,28 @@ fn load_and_raw_figures_take_turns() {
     assert!(raw["durable_write_4kib"]["p50_us"].as_f64() > Some(1.0), "{raw}");
     let ratio = &raw["service_p50_to_durable_write_and_round_trip_two_cpus_ratio"];
     assert!(ratio.as_f64() > Some(0.0), "{raw}");
+    assert_eq!(report["limits"]["source"], "interleaved");
+    let shares = report["shares"].as_array().expect("shares of every limit");
+    let stream = shares.iter().find(|share| share["limit"] == "one bare loopback stream");
+    assert!(stream.is_some_and(|share| share["ratio"].as_f64() > Some(0.0)), "{shares:?}");
+    let arguments = "e2e --with-limits --duration 1s --warmup 0s";
+    let report = cluster.run(&[0], &arguments.split(' ').collect::<Vec<_>>());
+    assert_eq!(report["limits"]["source"], "interleaved");
+    assert_eq!(report["correctness"]["received"], report["correctness"]["acknowledged"]);
+}
+
+#[test]
+fn limits_that_were_measured_before_are_held_against() {
+    let cluster = Cluster::start();
+    let produce: Vec<&str> = "produce --count 200".split(' ').collect();
+    assert_eq!(cluster.run(&[0], &produce)["limits"], Value::Null, "nothing was measured");
+    let output = cluster.bench(&["limits", "--duration", "40ms"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let report = cluster.run(&[0], &produce);
+    let source = report["limits"]["source"].as_str().unwrap_or_default();
+    assert!(source.ends_with("ringmq-bench/limits.json"), "{}", report["limits"]);
+    assert!(report["limits"]["measured_at_ms"].as_u64() > Some(0));
+    assert!(report["shares"].as_array().is_some_and(|shares| shares.len() >= 3));
 }
 
 #[test]

@@ -8,11 +8,13 @@ use anyhow::{Context as _, bail};
 use ringmq::{ConsumeFrom, Filter, Queue, QueueStats};
 use tokio::task::JoinSet;
 
-use super::{blank_report, conclude, show_progress};
+use super::conclude;
 use crate::args::{Consume, Receive};
 use crate::check::Checker;
+use crate::cpu::CpuWatch;
+use crate::measured::{Frame, Measured, Receiving};
+use crate::progress::{self, Goal};
 use crate::receive::{PushSettings, push, read_to};
-use crate::report::{Correctness, Figures, rate_table};
 use crate::run::Run;
 use crate::session::Session;
 
@@ -41,7 +43,8 @@ pub(super) async fn run(args: &Consume) -> anyhow::Result<u8> {
         run.checker().starts_at(&queue.queue.broker, queue.queue.id, queue.min_offset);
     }
     let group = args.group.clone().unwrap_or_else(|| format!("bench-{:x}", run.id));
-    let progress = show_progress(&run);
+    let shown = progress::show(&run, Goal { duration: None, messages: Some(wanted) }, "");
+    let cpu = CpuWatch::start(&run, session.broker_pid(&args.watch).await?)?;
     let start_ns = run.clock.now_ns();
     match args.mode {
         Receive::Push => by_push(args, &session, &run, &group, wanted).await?,
@@ -49,25 +52,33 @@ pub(super) async fn run(args: &Consume) -> anyhow::Result<u8> {
         Receive::Pop => by_pop(args, &session, &run, &group, wanted).await?,
     }
     let end_ns = run.progress().last_arrival_ns;
+    let cpu = cpu.map(|watch| watch.finish(start_ns, end_ns));
     if args.group.is_none() {
         let admin = session.client(0).admin();
         admin.delete_group(&group).await.context("removing the run's group")?;
     }
-    drop(progress);
+    drop(shown);
     session.close().await?;
 
-    let mut correctness = Correctness::of(&run, true);
+    let measured = Measured {
+        run,
+        sent_ns: None,
+        punctuality: None,
+        // Their due times are another process's.
+        receiving: Receiving::Rate(end_ns.saturating_sub(start_ns)),
+        checked: true,
+        raw: None,
+        cpu,
+    };
+    let out = args.target.out.as_deref();
+    let frame = Frame { verb: "consume", disk: &args.watch.dir, flush: None, queued: false, out };
+    let mut outcome = measured.outcome(&frame, args)?;
     if args.count.is_none() {
         // Nothing was sent here; what the topic held when the run began is what had to come.
+        let correctness = &mut outcome.report.correctness;
         correctness.acknowledged = there - correctness.foreign.min(there);
     }
-    let mut report = blank_report("consume", args, ".".as_ref(), correctness)?;
-    let mut figures = Figures::of(&mut run.received(), end_ns.saturating_sub(start_ns));
-    // Their due times are another process's.
-    (figures.response, figures.service) = (None, None);
-    println!("{}", rate_table(&[("consume", &figures)]));
-    report.receive = Some(figures);
-    conclude(&report, &args.target)
+    conclude(&outcome, out)
 }
 
 async fn by_push(

@@ -16,14 +16,18 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use glommio::io::{DmaFile, OpenOptions};
 use glommio::{LocalExecutorBuilder, Placement};
 
-use super::loopback::nanoseconds;
+use super::Throughput;
+use super::loopback::{nanoseconds, sink};
 use crate::record::Latencies;
 
 const DURABLE_WRITE_BYTES: usize = 4 << 10;
 const DURABLE_FILE_BYTES: u64 = 64 << 20;
 const SEQUENTIAL_WRITE_BYTES: usize = 1 << 20;
-const SEQUENTIAL_FILE_BYTES: u64 = 1 << 30;
+const SEQUENTIAL_FILE_BYTES: u64 = 256 << 20;
 const SEQUENTIAL_DEPTH: usize = 4;
+const TRANSFER_FILE_BYTES: u64 = 128 << 20;
+/// What one call sends: as the broker's transfer threads do.
+const TRANSFER_BYTES: usize = 1 << 20;
 
 /// A file that is removed when this is dropped.
 #[derive(Debug)]
@@ -108,8 +112,8 @@ async fn durable_writes(
     let mut position = 0;
     // The executor has nothing else to do, so it may block here between slices.
     while let Ok(duration) = todo.recv() {
-        let end = Instant::now() + duration;
         let mut sent = Instant::now();
+        let end = sent + duration;
         while sent < end {
             let mut buffer = file.alloc_dma_buffer(DURABLE_WRITE_BYTES);
             buffer.as_bytes_mut().fill(position as u8);
@@ -128,25 +132,65 @@ async fn durable_writes(
     Ok(latencies)
 }
 
-/// Bytes per second of 1 MiB writes, four in flight, over written blocks.
-pub fn sequential_write(directory: &Path, duration: Duration) -> anyhow::Result<f64> {
-    let probe = ProbeFile::create(directory, "sequential", SEQUENTIAL_FILE_BYTES)?;
-    let thread = executor("raw-disk", move || async move {
-        let file = open(&probe.path, 0).await?;
-        let rate = sequential_writes(&file, duration).await;
-        file.close().await.map_err(|error| anyhow!("closing the probe file: {error}"))?;
-        drop(probe);
-        rate
-    })?;
-    joined(thread)
+/// 1 MiB writes over written blocks, four in flight, on a thread of their own.
+#[derive(Debug)]
+pub struct SequentialWrites {
+    commands: mpsc::Sender<Duration>,
+    done: mpsc::Receiver<()>,
+    thread: JoinHandle<anyhow::Result<Throughput>>,
 }
 
-async fn sequential_writes(file: &DmaFile, duration: Duration) -> anyhow::Result<f64> {
+impl SequentialWrites {
+    /// Makes the file and opens it.
+    pub fn start(directory: &Path) -> anyhow::Result<SequentialWrites> {
+        let probe = ProbeFile::create(directory, "sequential", SEQUENTIAL_FILE_BYTES)?;
+        let (commands, todo) = mpsc::channel();
+        let (finished, done) = mpsc::channel();
+        let thread = executor("raw-disk", move || async move {
+            let file = open(&probe.path, 0).await?;
+            let mut throughput = Throughput::default();
+            let mut result = Ok(());
+            // The executor has nothing else to do, so it may block here between slices.
+            while let (true, Ok(duration)) = (result.is_ok(), todo.recv()) {
+                result = sequential_writes(&file, duration, &mut throughput).await;
+                if finished.send(()).is_err() {
+                    break;
+                }
+            }
+            file.close().await.map_err(|error| anyhow!("closing the probe file: {error}"))?;
+            drop(probe);
+            result.map(|()| throughput)
+        })?;
+        Ok(SequentialWrites { commands, done, thread })
+    }
+
+    /// Writes for `duration`.
+    pub fn measure(&mut self, duration: Duration) -> anyhow::Result<()> {
+        // Where the thread has ended, `finish` knows why.
+        if self.commands.send(duration).is_err() || self.done.recv().is_err() {
+            bail!("{}", DISK_UNUSABLE);
+        }
+        Ok(())
+    }
+
+    /// Removes the file and gives what was written.
+    pub fn finish(self) -> anyhow::Result<Throughput> {
+        drop(self.commands);
+        joined(self.thread)
+    }
+}
+
+async fn sequential_writes(
+    file: &DmaFile,
+    duration: Duration,
+    throughput: &mut Throughput,
+) -> anyhow::Result<()> {
     let mut in_flight = FuturesUnordered::new();
     let (mut position, mut written) = (0, 0u64);
     let start = Instant::now();
     loop {
-        while in_flight.len() < SEQUENTIAL_DEPTH && start.elapsed() < duration {
+        // At least one write: on a busy machine a short slice may be over before it began.
+        while in_flight.len() < SEQUENTIAL_DEPTH && (position == 0 || start.elapsed() < duration) {
             let mut buffer = file.alloc_dma_buffer(SEQUENTIAL_WRITE_BYTES);
             buffer.as_bytes_mut()[0] = position as u8;
             in_flight.push(file.write_at(buffer, position));
@@ -155,7 +199,56 @@ async fn sequential_writes(file: &DmaFile, duration: Duration) -> anyhow::Result
         let Some(result) = in_flight.next().await else { break };
         written += result.map_err(|error| anyhow!("writing 1 MiB: {error}"))? as u64;
     }
-    Ok(written as f64 / start.elapsed().as_secs_f64())
+    throughput.add(written, start.elapsed());
+    Ok(())
+}
+
+/// A cold file sent to a socket by the kernel alone: the most that catching up from disk can reach.
+#[derive(Debug)]
+pub struct ColdTransfers {
+    probe: ProbeFile,
+    throughput: Throughput,
+}
+
+impl ColdTransfers {
+    /// Makes the file.
+    pub fn start(directory: &Path) -> anyhow::Result<ColdTransfers> {
+        let probe = ProbeFile::create(directory, "transfer", TRANSFER_FILE_BYTES)?;
+        Ok(ColdTransfers { probe, throughput: Throughput::default() })
+    }
+
+    /// Sends the file, again and again, for `duration`.
+    pub fn measure(&mut self, duration: Duration) -> anyhow::Result<()> {
+        let (near, sink) = sink().context("starting a sink")?;
+        let file = File::open(&self.probe.path).context("opening the probe file")?;
+        let until = Instant::now() + duration;
+        let (mut sent, mut elapsed) = (0, Duration::ZERO);
+        // At least one call: on a busy machine a short slice may be over before it began.
+        while sent == 0 || Instant::now() < until {
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+                .context("dropping the probe file from memory")?;
+            // Only the sending counts, not the forgetting.
+            let start = Instant::now();
+            let mut offset = 0;
+            while offset < TRANSFER_FILE_BYTES && (offset == 0 || Instant::now() < until) {
+                let bytes = rustix::fs::sendfile(&near, &file, Some(&mut offset), TRANSFER_BYTES);
+                match bytes.context("sendfile")? {
+                    0 => bail!("the probe file is shorter than it was written"),
+                    bytes => sent += bytes as u64,
+                }
+            }
+            elapsed += start.elapsed();
+        }
+        drop(near);
+        sink.join().map_err(|_| anyhow!("the sink panicked"))??;
+        self.throughput.add(sent, elapsed);
+        Ok(())
+    }
+
+    /// Removes the file and gives what was sent.
+    pub fn finish(self) -> Throughput {
+        self.throughput
+    }
 }
 
 async fn open(path: &Path, flags: i32) -> anyhow::Result<DmaFile> {
@@ -201,8 +294,21 @@ mod tests {
         probe.measure(Duration::from_millis(20)).unwrap();
         probe.measure(Duration::from_millis(20)).unwrap();
         let latencies = probe.finish().unwrap();
-        assert!(latencies.count() > 2);
+        assert!(latencies.count() >= 2, "one in each slice, however busy the machine");
         assert!(latencies.at_ns(50.0) > 1_000);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn sequential_writes_and_transfers_give_rates() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut writes = SequentialWrites::start(directory.path()).unwrap();
+        writes.measure(Duration::from_millis(20)).unwrap();
+        writes.measure(Duration::from_millis(20)).unwrap();
+        assert!(writes.finish().unwrap().bytes_per_second() > 1e6);
+        let mut transfers = ColdTransfers::start(directory.path()).unwrap();
+        transfers.measure(Duration::from_millis(20)).unwrap();
+        assert!(transfers.finish().bytes_per_second() > 1e6);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 

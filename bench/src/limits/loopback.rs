@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 
+use super::Throughput;
 use crate::record::Latencies;
 
 /// About a small produce request and its answer.
@@ -91,8 +92,8 @@ fn ask(
     let mut latencies = Latencies::default();
     let mut bytes = [7; ECHO_BYTES];
     while let Ok(duration) = todo.recv() {
-        let end = Instant::now() + duration;
         let mut sent = Instant::now();
+        let end = sent + duration;
         while sent < end {
             stream.write_all(&bytes)?;
             stream.read_exact(&mut bytes)?;
@@ -144,27 +145,39 @@ fn hold_on(cpu: Option<usize>) {
 #[cfg(not(target_os = "linux"))]
 fn hold_on(_: Option<usize>) {}
 
-/// Bytes per second of one stream.
-pub fn one_stream(duration: Duration) -> io::Result<f64> {
-    let (mut stream, mut peer) = connected_pair()?;
+/// One stream at full speed for `duration`.
+pub fn one_stream(duration: Duration) -> io::Result<Throughput> {
+    let (mut stream, sink) = sink()?;
+    let chunk = vec![7; STREAM_CHUNK_BYTES];
+    let start = Instant::now();
+    loop {
+        // At least once: on a busy machine a short slice may be over before it began.
+        stream.write_all(&chunk)?;
+        if start.elapsed() >= duration {
+            break;
+        }
+    }
+    drop(stream);
+    let bytes = sink.join().map_err(|_| io::Error::other("the reader panicked"))??;
+    let mut throughput = Throughput::default();
+    throughput.add(bytes, start.elapsed());
+    Ok(throughput)
+}
+
+/// A connection whose other end reads and forgets; its thread ends with the connection and says how much.
+pub(super) fn sink() -> io::Result<(TcpStream, JoinHandle<io::Result<u64>>)> {
+    let (near, mut far) = connected_pair()?;
     let reader = thread("loopback-sink", move || {
         let mut chunk = vec![0; STREAM_CHUNK_BYTES];
         let mut bytes = 0u64;
         loop {
-            match peer.read(&mut chunk)? {
+            match far.read(&mut chunk)? {
                 0 => return io::Result::Ok(bytes),
                 count => bytes += count as u64,
             }
         }
     })?;
-    let chunk = vec![7; STREAM_CHUNK_BYTES];
-    let start = Instant::now();
-    while start.elapsed() < duration {
-        stream.write_all(&chunk)?;
-    }
-    drop(stream);
-    let bytes = reader.join().map_err(|_| io::Error::other("the reader panicked"))??;
-    Ok(bytes as f64 / start.elapsed().as_secs_f64())
+    Ok((near, reader))
 }
 
 fn connected_pair() -> io::Result<(TcpStream, TcpStream)> {
@@ -194,6 +207,7 @@ mod tests {
             assert!(latencies.count() > 10, "{ends:?}");
             assert!(latencies.at_ns(50.0) > 0, "{ends:?}");
         }
-        assert!(one_stream(Duration::from_millis(20)).unwrap() > 1e6);
+        let stream = one_stream(Duration::from_millis(20)).unwrap();
+        assert!(stream.bytes_per_second() > 1e6);
     }
 }

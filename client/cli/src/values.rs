@@ -165,6 +165,39 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     era * 146_097 + day_of_era - 719_468
 }
 
+/// CPUs by number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpus(std::collections::BTreeSet<u32>);
+
+impl Cpus {
+    /// Whether it is one of them.
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.0.contains(&cpu)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// `0-3,8`, as the kernel writes it.
+pub fn cpus(text: &str) -> Result<Cpus, String> {
+    const CPUS_MAX: u32 = 65_536;
+    let mut cpus = std::collections::BTreeSet::new();
+    for part in text.trim().split(',') {
+        let wrong = || format!("\"{part}\" is no CPU: say them as 0-3,8");
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| text.trim().parse::<u32>().map_err(|_| wrong());
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || last >= CPUS_MAX {
+            return Err(wrong());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(Cpus(cpus))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +228,16 @@ mod tests {
         assert_eq!(duration("72h"), Ok(Duration::from_secs(72 * 3_600)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert!(duration("h").is_err());
+    }
+
+    #[test]
+    fn cpus_are_read_as_the_kernel_writes_them() {
+        let some = cpus("0-2,8\n").unwrap();
+        assert!(some.contains(1) && some.contains(8) && !some.contains(3));
+        assert_eq!(some.count(), 4);
+        for wrong in ["", "a", "3-1", "1-", "0-4000000000"] {
+            assert!(cpus(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod message;
 mod server;
 mod timer;
 mod topic;
+#[cfg(target_os = "linux")]
+mod tune;
 
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ pub use message::{Find, Get, MessageVerb, Print};
 pub use server::{Dev, Flush, Quickstart};
 pub use timer::{Pending, Recall, TimerVerb};
 pub use topic::{Consume, Create, Kind, Produce, Rights, Settings, TopicVerb};
+#[cfg(target_os = "linux")]
+pub use tune::{Bench, TuneCheck, TuneVerb};
 
 use crate::output::Form;
 use crate::values;
@@ -107,6 +111,14 @@ pub enum Noun {
     #[cfg(target_os = "linux")]
     #[command(subcommand)]
     Log(LogVerb),
+    /// Load and latency: everything that ringmq-bench does, with its exit codes
+    #[cfg(target_os = "linux")]
+    #[command(disable_help_flag = true)]
+    Bench(Bench),
+    /// This host: what spoils latency
+    #[cfg(target_os = "linux")]
+    #[command(subcommand)]
+    Tune(TuneVerb),
     /// Files for other tools
     #[command(subcommand)]
     Generate(GenerateVerb),

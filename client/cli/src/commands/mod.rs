@@ -1,5 +1,7 @@
 //! One file per noun; `topic produce` and `topic consume` have their own.
 
+#[cfg(target_os = "linux")]
+mod bench;
 mod cluster;
 mod consume;
 #[cfg(target_os = "linux")]
@@ -18,6 +20,8 @@ mod produce;
 mod quickstart;
 mod timer;
 mod topic;
+#[cfg(target_os = "linux")]
+mod tune;
 
 use std::time::Duration;
 
@@ -39,6 +43,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Noun::Quickstart(args) => quickstart::run(&args, &global),
         #[cfg(target_os = "linux")]
         Noun::Log(verb) => log::run(&verb, &global),
+        #[cfg(target_os = "linux")]
+        Noun::Bench(args) => bench::run(&args, &global),
+        #[cfg(target_os = "linux")]
+        Noun::Tune(verb) => tune::run(&verb, &global),
         Noun::Generate(verb) => generate::run(&verb),
         Noun::Cluster(verb) => with_client(cluster::run(&verb, &global)),
         Noun::Topic(verb) => with_client(topic::run(&verb, &global)),
