@@ -59,7 +59,7 @@ impl<M: Memory> Log<M> {
             let Some(mut unit) = self.units.pop_front() else { break };
             assert!(unit.end() > self.flushed, "flushed is monotone");
             self.flushed = unit.end();
-            self.asked_units -= usize::from(unit.asked);
+            self.durable_units -= usize::from(unit.durable);
             self.taken -= 1;
             self.submitted -= 1;
             for (slot, offset) in unit.touched.drain(..) {
@@ -84,7 +84,7 @@ impl<M: Memory> Log<M> {
             return;
         }
         let durable_behind =
-            self.asked_units > 0 || self.open.as_ref().is_some_and(|open| open.durable);
+            self.durable_units > 0 || self.open.as_ref().is_some_and(|open| open.durable);
         let due = now.mono_us >= self.unsynced_since_us + self.limits.async_flush_us;
         // promise: bounded. At the disk's speed the units of 500 ms are a gigabyte and more.
         let is_over = self.tail.is_over();

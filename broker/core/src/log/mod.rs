@@ -156,8 +156,7 @@ pub(crate) struct Log<M: Memory> {
     /// Units that the device took, but that are not durable; since when.
     unsynced: usize,
     unsynced_since_us: u64,
-    /// How many of `units` were asked to be durable.
-    asked_units: usize,
+    durable_units: usize,
     written: u64,
     flushed: u64,
     /// Highest `flushed` that a unit on its way to the device bears.
@@ -236,7 +235,7 @@ impl<M: Memory> Log<M> {
             next_sync: 0,
             unsynced: 0,
             unsynced_since_us: 0,
-            asked_units: 0,
+            durable_units: 0,
             written: end,
             flushed: end,
             marked: 0,
@@ -391,17 +390,14 @@ impl<M: Memory> Log<M> {
         self.unit_hint_bytes = open.used.next_multiple_of(BLOCK_BYTES);
         let padding = open.finish(&self.mark(), &mut self.memory);
         let bytes = open.block.bytes().len();
-        let small = bytes < self.limits.small_unit_bytes;
         self.marked = self.marked.max(self.flushed);
         let unit = Unit {
             id: self.next_unit,
             position: open.position,
             bytes,
             block: Rc::new(open.block),
-            asked: open.durable,
-            // Beside units that are to be durable, a small plain one would cost a sync of its own before them.
-            durable: open.durable || (small && self.asked_units > 0),
-            small,
+            durable: open.durable,
+            small: bytes < self.limits.small_unit_bytes,
             state: State::Closed,
             synced: false,
             sync: None,
@@ -419,7 +415,7 @@ impl<M: Memory> Log<M> {
         }
         self.last_unit_us = now.mono_us;
         self.backlog_bytes += bytes;
-        self.asked_units += usize::from(unit.asked);
+        self.durable_units += usize::from(unit.durable);
         self.figures.units += 1;
         self.figures.unit_bytes += bytes as u64;
         self.figures.padding_bytes += padding as u64;

@@ -99,9 +99,6 @@ pub(super) struct Unit<B> {
     pub(super) position: u64,
     pub(super) bytes: usize,
     pub(super) block: Rc<B>,
-    /// A record in it asks for durability before its acknowledgement.
-    pub(super) asked: bool,
-    /// Its write is durable by itself.
     pub(super) durable: bool,
     pub(super) small: bool,
     pub(super) state: State,

@@ -404,8 +404,12 @@ impl Messages {
     /// the front.
     pub fn expired(&mut self, key: QueueKey, offsets: Range<u64>, may: bool) -> Verdict {
         let Some(queue) = self.queues.get_mut(&key) else { return Ok(()) };
-        for slot in queue.slots.iter().take(offsets.end as usize).skip(offsets.start as usize) {
+        for (slot, offset) in queue.slots.iter().zip(0..offsets.end).skip(offsets.start as usize) {
             let Some(message) = slot.map(|index| &self.messages[index as usize]) else { continue };
+            // A delayed one that went with the power came again, behind.
+            if message.doubtful && message.offset.is_some_and(|at| at != offset) {
+                continue;
+            }
             let retired = self.retired.get(&message.sent.shard);
             // A queue whose first records were damaged begins behind them.
             let rotten = self.rotten.get(&message.sent.shard);
