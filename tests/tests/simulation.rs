@@ -1,7 +1,7 @@
 //! The shard core in the simulated world: many seeds must be clean, and planted bugs must be found.
 //!
 //! `RINGMQ_SIM_SEEDS` sets how many seeds are run, `RINGMQ_SIM_FIRST` the first of them; `RINGMQ_SIM_SEED`
-//! replays one with a trace (`cargo xtask sim SEED`).
+//! replays one with a trace (`cargo xtask sim SEED`), `RINGMQ_SIM_BUG` with that planted bug.
 
 use ringmq_tests::sim::planted::Bug;
 use ringmq_tests::sim::{Summary, Violation, run};
@@ -21,7 +21,11 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn simulation_seeds_are_clean() {
     if let Some(seed) = number("RINGMQ_SIM_SEED") {
-        match run(seed, None, true) {
+        // With a planted bug, by its name.
+        let name = std::env::var("RINGMQ_SIM_BUG").ok();
+        let is_named = |bug: &&Bug| name.as_ref() == Some(&format!("{bug:?}"));
+        let bug = Bug::ALL.iter().chain(Bug::HARMLESS).find(is_named).copied();
+        match run(seed, bug, true) {
             Ok(summary) => println!("simulation: seed {seed} is clean: {summary:?}"),
             Err(found) => panic!("simulation: seed {seed}: {found}"),
         }

@@ -10,6 +10,7 @@
 //! [`Kind::Hole`]: ringmq_schema::record::Kind::Hole
 
 use crate::state::Reader;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 const VERSION: u8 = 1;
@@ -62,14 +63,35 @@ fn end((position, bytes): (u64, u64)) -> Option<u64> {
     position.checked_add(bytes)
 }
 
+impl Hole {
+    /// Takes in another of the same segment. What was punched once stays a hole, whatever is found out later.
+    pub(crate) fn unite(&mut self, other: &Hole) {
+        let mut ranges = std::mem::take(&mut self.ranges);
+        ranges.extend_from_slice(&other.ranges);
+        ranges.sort_unstable();
+        for (position, bytes) in ranges {
+            match self.ranges.last_mut() {
+                Some((before, length)) if position <= *before + *length => {
+                    *length = (*length).max(position + bytes - *before);
+                }
+                _ => self.ranges.push((position, bytes)),
+            }
+        }
+        self.topics.extend(&other.topics);
+    }
+}
+
 /// All holes of a log, by their segments' bases.
 #[derive(Debug, Clone, Default)]
 pub struct Holes(BTreeMap<u64, Hole>);
 
 impl Holes {
-    /// Takes over what a record says: it speaks of all holes of its segment.
+    /// Takes over what a record says.
     pub fn insert(&mut self, hole: Hole) {
-        self.0.insert(hole.base, hole);
+        match self.0.entry(hole.base) {
+            Entry::Vacant(none) => _ = none.insert(hole),
+            Entry::Occupied(mut known) => known.get_mut().unite(&hole),
+        }
     }
 
     /// The segment is gone.
@@ -114,6 +136,23 @@ impl Holes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_punched_once_stays_a_hole() {
+        let of = |ranges: &[(u64, u64)], topic| Hole {
+            base: 0,
+            ranges: ranges.to_vec(),
+            topics: BTreeSet::from([topic]),
+        };
+        let mut holes = Holes::default();
+        holes.insert(of(&[(4096, 8192), (32768, 4096), (65536, 4096)], 1));
+        // An index that was made again knows nothing of what is gone.
+        holes.insert(of(&[(12288, 4096), (28672, 12288)], 2));
+        let hole = holes.get(0).unwrap();
+        assert_eq!(hole.ranges, [(4096, 12288), (28672, 12288), (65536, 4096)]);
+        assert_eq!(hole.topics, BTreeSet::from([1, 2]));
+        assert_eq!(Hole::read(&hole.write()).as_ref(), Some(hole));
+    }
 
     #[test]
     fn a_payload_is_read_as_it_was_written_and_nothing_else_is() {

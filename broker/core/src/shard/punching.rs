@@ -235,12 +235,16 @@ impl<M: Memory> Shard<M> {
     fn record_hole(&mut self, look: Look, out: &mut Outbox<M::Block>) {
         let Look { segment, topics, units, .. } = look;
         let ranges = units.finish(segment.end());
-        let known = self.punching.holes.get(segment.base).map_or(&[][..], |hole| &hole.ranges);
-        if self.log.failed().is_some() || self.stopping || ranges.is_empty() || ranges == known {
+        let mut hole = Hole { base: segment.base, ranges, topics };
+        let known = self.punching.holes.get(segment.base);
+        if let Some(known) = known {
+            hole.unite(known);
+        }
+        let is_known = known.is_some_and(|known| known.ranges == hole.ranges);
+        if self.log.failed().is_some() || self.stopping || hole.ranges.is_empty() || is_known {
             self.punching.step = Step::Idle;
             return;
         }
-        let hole = Hole { base: segment.base, ranges, topics };
         let now = self.last_step;
         let end = self.log.append_state(Kind::Hole, &hole.write(), true, now, out);
         self.waiting.push(end, true, Then::Hole(hole));
