@@ -11,6 +11,9 @@ mod latency;
 #[path = "../storage/outcome.rs"]
 mod outcome;
 #[cfg(target_os = "linux")]
+#[path = "../storage/place.rs"]
+mod place;
+#[cfg(target_os = "linux")]
 mod pop;
 #[cfg(target_os = "linux")]
 #[path = "../storage/server.rs"]
@@ -31,13 +34,12 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    pub use super::place::Place;
     use super::server::{self, Server};
     use super::{latency, throughput};
-    use anyhow::Context as _;
-    use clap::{Args, Parser, Subcommand};
+    use clap::{Parser, Subcommand};
     use ringmq_bench::args::Target;
     use ringmq_bench::report::write_json;
-    use std::path::PathBuf;
 
     /// Limits of consuming, each beside what it is held against.
     #[derive(Debug, Parser)]
@@ -47,17 +49,6 @@ mod linux {
         /// Given by `cargo bench`
         #[arg(long, hide = true, global = true)]
         bench: bool,
-    }
-
-    /// Where, and where to.
-    #[derive(Debug, Args)]
-    pub struct Place {
-        /// Folder on the disk to use; a temporary one is made in it
-        #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
-        pub dir: PathBuf,
-        /// Folder for the result as JSON
-        #[arg(long, value_name = "DIR")]
-        pub out: Option<PathBuf>,
     }
 
     #[derive(Debug, Subcommand)]
@@ -77,9 +68,7 @@ mod linux {
 
     impl Cluster {
         pub fn start(place: &Place) -> anyhow::Result<Cluster> {
-            let made = tempfile::Builder::new().prefix("consuming-").tempdir_in(&place.dir);
-            let folder =
-                made.with_context(|| format!("making a folder in {}", place.dir.display()))?;
+            let folder = place.folder()?;
             let namesrv = server::namesrv()?;
             let mut options = server::Options::new(&folder.path().join("data"));
             options.namesrv = Some(namesrv.address("listen")?);

@@ -25,6 +25,8 @@ mod outcome;
 #[cfg(target_os = "linux")]
 mod padding;
 #[cfg(target_os = "linux")]
+mod place;
+#[cfg(target_os = "linux")]
 mod queues;
 #[cfg(target_os = "linux")]
 mod raw;
@@ -51,13 +53,12 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    pub use super::place::Place;
     use super::{
         beside, catch_up, filter, lookup, memory, padding, queues, restart, timers, write,
     };
-    use anyhow::Context as _;
-    use clap::{Args, Parser, Subcommand};
+    use clap::{Parser, Subcommand};
     use ringmq_bench::report::write_json;
-    use std::path::PathBuf;
 
     /// Limits of storage, each beside what it is held against.
     #[derive(Debug, Parser)]
@@ -67,24 +68,6 @@ mod linux {
         /// Given by `cargo bench`
         #[arg(long, hide = true, global = true)]
         bench: bool,
-    }
-
-    /// Where, and where to.
-    #[derive(Debug, Args)]
-    pub struct Place {
-        /// Folder on the disk to measure; a temporary one is made in it
-        #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
-        pub dir: PathBuf,
-        /// Folder for the result as JSON
-        #[arg(long, value_name = "DIR")]
-        pub out: Option<PathBuf>,
-    }
-
-    impl Place {
-        pub fn folder(&self) -> anyhow::Result<tempfile::TempDir> {
-            let made = tempfile::Builder::new().prefix("storage-").tempdir_in(&self.dir);
-            made.with_context(|| format!("making a folder in {}", self.dir.display()))
-        }
     }
 
     #[derive(Debug, Subcommand)]
