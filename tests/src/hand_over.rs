@@ -108,7 +108,7 @@ fn count_again(
         match () {
             () if away => again.after_the_outage += 1,
             () if members[had_by].was_killed => again.after_a_kill += 1,
-            () if changed_hands || had_by != *member => again.after_a_hand_over += 1,
+            () if changed_hands => again.after_a_hand_over += 1,
             () => return Err(format!("{member} was given {offset} twice")),
         }
     }

@@ -2,13 +2,14 @@
 
 use super::ConsumeFrom;
 use super::feed::{Commit, Place};
-use crate::connection::{Connection, Request};
+use crate::connection::{Answer, Connection, Request};
 use crate::error::{Error, Result};
 use crate::message::unix_ms;
 use crate::pool::{Key, Pool, Purpose};
 use ringmq_schema::admin::{CreateGroup, CreateGroupArgs, GroupAnswer};
 use ringmq_schema::consume as wire;
 use ringmq_schema::error::Status;
+use ringmq_schema::flatbuffers::{FlatBufferBuilder, Vector, WIPOffset};
 use ringmq_schema::frame::ANY_SHARD;
 use ringmq_schema::opcode::Opcode;
 use std::sync::Arc;
@@ -29,6 +30,9 @@ impl ConsumeFrom {
     }
 }
 
+/// Queues in a request that is being built.
+type Refs<'a> = WIPOffset<Vector<'a, wire::QueueRef>>;
+
 /// Asks brokers, each over its control connection.
 #[derive(Clone)]
 pub(crate) struct Asker {
@@ -42,6 +46,23 @@ impl Asker {
         self.pool.get(&Key { address, shard: ANY_SHARD, purpose: Purpose::Control }).await
     }
 
+    /// A request that names queues by topic id and number.
+    async fn ask_of<T>(
+        &self,
+        address: &Arc<str>,
+        request: Request,
+        queues: &[(u32, u32)],
+        build: impl for<'a> FnOnce(&mut FlatBufferBuilder<'static>, Refs<'a>) -> WIPOffset<T>,
+    ) -> Result<Answer> {
+        let refs: Vec<_> = queues.iter().map(|(t, q)| wire::QueueRef::new(*t, *q)).collect();
+        let connection = self.control(address).await?;
+        let built = |fbb: &mut FlatBufferBuilder<'static>| {
+            let queues = fbb.create_vector(&refs);
+            build(fbb, queues)
+        };
+        connection.call(request, self.limit, built).await
+    }
+
     /// Committed and available offsets of queues of one shard.
     pub(crate) async fn query(
         &self,
@@ -51,15 +72,11 @@ impl Asker {
         queues: &[(u32, u32)],
     ) -> Result<Vec<wire::QueueOffsets>> {
         let request = Request::new(Opcode::QueryOffsets, "query offsets").shard(shard);
-        let refs: Vec<_> = queues.iter().map(|(t, q)| wire::QueueRef::new(*t, *q)).collect();
-        let answer = self
-            .control(address)
-            .await?
-            .call(request, self.limit, |fbb| {
-                let queues = Some(fbb.create_vector(&refs));
-                wire::QueryOffsets::create(fbb, &wire::QueryOffsetsArgs { group, queues })
-            })
-            .await?;
+        let asking = self.ask_of(address, request, queues, |fbb, queues| {
+            let args = wire::QueryOffsetsArgs { group, queues: Some(queues) };
+            wire::QueryOffsets::create(fbb, &args)
+        });
+        let answer = asking.await?;
         let table = answer.read::<wire::QueryOffsetsAnswer<'_>>("query offsets")?;
         Ok(table.queues().into_iter().flatten().copied().collect())
     }
@@ -74,15 +91,10 @@ impl Asker {
     ) -> Result<Vec<wire::QueueLag>> {
         let operation = "query lag";
         let request = Request::new(Opcode::QueryLag, operation).shard(shard);
-        let refs: Vec<_> = queues.iter().map(|(t, q)| wire::QueueRef::new(*t, *q)).collect();
-        let answer = self
-            .control(address)
-            .await?
-            .call(request, self.limit, |fbb| {
-                let queues = Some(fbb.create_vector(&refs));
-                wire::QueryLag::create(fbb, &wire::QueryLagArgs { group, queues })
-            })
-            .await?;
+        let asking = self.ask_of(address, request, queues, |fbb, queues| {
+            wire::QueryLag::create(fbb, &wire::QueryLagArgs { group, queues: Some(queues) })
+        });
+        let answer = asking.await?;
         let table = answer.read::<wire::QueryLagAnswer<'_>>(operation)?;
         Ok(table.queues().into_iter().flatten().copied().collect())
     }

@@ -59,18 +59,14 @@ impl<M: Memory> Shard<M> {
     /// The bytes of what an answer hands out. What is not there any more, which nothing short of a tail cache smaller than the
     /// units in flight can bring about, comes back when its time is over.
     pub(super) fn bytes_of_answer(
-        &mut self,
+        &self,
         answer: Answer<M::Block>,
     ) -> (Vec<Popped>, Vec<Slice<M::Block>>) {
-        let Answer { mut records, pieces, .. } = answer;
-        let found = pieces.into_iter().map(|piece| match piece {
-            Piece::There(slice) => Some(slice),
-            Piece::Later(position, bytes) => self.log.tail.slice(position, bytes),
+        let pairs = answer.records.into_iter().zip(answer.pieces);
+        let found = pairs.filter_map(|(record, piece)| match piece {
+            Piece::There(slice) => Some((record, slice)),
+            Piece::Later(position, bytes) => Some((record, self.log.tail.slice(position, bytes)?)),
         });
-        let found: Vec<Option<Slice<M::Block>>> = found.collect();
-        let mut is_there = found.iter().map(Option::is_some);
-        records.retain(|_| is_there.next().unwrap_or(false));
-        let slices: Vec<Slice<M::Block>> = found.into_iter().flatten().collect();
-        (records, slices)
+        found.unzip()
     }
 }
