@@ -78,7 +78,7 @@ impl<M: Memory> Log<M> {
     }
 
     /// Starts a sync when something waits for it: durable records behind plain ones, a consumer
-    /// (`wanted`), the tail's memory, or the time after which ASYNC messages are to be durable.
+    /// (`wanted`), or the time after which ASYNC messages are to be durable.
     pub(crate) fn sync_if_due(&mut self, wanted: bool, now: Now, out: &mut Outbox<M::Block>) {
         if self.sync.is_some() || self.unsynced == 0 || self.failed.is_some() {
             return;
@@ -86,9 +86,7 @@ impl<M: Memory> Log<M> {
         let durable_behind =
             self.durable_units > 0 || self.open.as_ref().is_some_and(|open| open.durable);
         let due = now.mono_us >= self.unsynced_since_us + self.limits.async_flush_us;
-        // promise: bounded. At the disk's speed the units of 500 ms are a gigabyte and more.
-        let is_over = self.tail.is_over();
-        if !(wanted || durable_behind || is_over || due) {
+        if !(wanted || durable_behind || due) {
             return;
         }
         let sync = self.next_sync;

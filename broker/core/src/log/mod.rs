@@ -391,11 +391,12 @@ impl<M: Memory> Log<M> {
         let padding = open.finish(&self.mark(), &mut self.memory);
         let bytes = open.block.bytes().len();
         self.marked = self.marked.max(self.flushed);
+        let block = Rc::new(open.block);
         let unit = Unit {
             id: self.next_unit,
             position: open.position,
             bytes,
-            block: Rc::new(open.block),
+            block: Some(Rc::clone(&block)),
             durable: open.durable,
             small: bytes < self.limits.small_unit_bytes,
             state: State::Closed,
@@ -419,7 +420,7 @@ impl<M: Memory> Log<M> {
         self.figures.units += 1;
         self.figures.unit_bytes += bytes as u64;
         self.figures.padding_bytes += padding as u64;
-        self.tail.push(unit.position, &unit.block, self.flushed);
+        self.tail.push(unit.position, &block, self.flushed, self.written);
         self.units.push_back(unit);
     }
 
@@ -444,6 +445,7 @@ impl<M: Memory> Log<M> {
                 return;
             }
             let unit = &mut self.units[self.submitted];
+            let Some(block) = unit.block.take() else { return };
             unit.state = State::Writing;
             self.submitted += 1;
             self.in_flight += 1;
@@ -452,7 +454,7 @@ impl<M: Memory> Log<M> {
             out.actions.push(Action::Write {
                 write: unit.id,
                 position: unit.position,
-                block: Rc::clone(&unit.block),
+                block,
                 durable: unit.durable,
             });
         }

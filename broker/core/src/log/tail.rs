@@ -1,6 +1,7 @@
 //! The newest units of the log, kept in memory for consumers at the tail.
 //!
-//! Invariants: units lie by rising position; what is not flushed yet is never evicted.
+//! Invariants: units lie by rising position; what the device has not taken yet is never evicted, and nothing that is
+//! not flushed while somebody holds on to it.
 
 use crate::seam::{Block, Slice};
 use std::collections::VecDeque;
@@ -18,30 +19,38 @@ pub(crate) struct Tail<B> {
     units: VecDeque<Kept<B>>,
     bytes: usize,
     limit: usize,
+    /// How many wait for what is not flushed yet to become so, and want it from here then.
+    held: usize,
 }
 
 impl<B: Block> Tail<B> {
     pub(crate) fn new(limit: usize) -> Tail<B> {
-        Tail { units: VecDeque::new(), bytes: 0, limit }
+        Tail { units: VecDeque::new(), bytes: 0, limit, held: 0 }
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether more is kept than the limit: units that are not flushed hold on to it.
-    pub(crate) fn is_over(&self) -> bool {
-        self.bytes > self.limit
+    /// Keeps what is not flushed yet until [`Tail::release`].
+    pub(crate) fn hold(&mut self) {
+        self.held += 1;
     }
 
-    /// Adds the newest unit and lets go of old ones below `flushed`.
-    pub(crate) fn push(&mut self, position: u64, block: &Rc<B>, flushed: u64) {
+    pub(crate) fn release(&mut self) {
+        self.held -= 1;
+    }
+
+    /// Adds the newest unit and lets go of old ones. What was taken by the device may go before it is flushed: at the
+    /// disk's speed that is more in 500 ms than fits here, and nobody reads it before.
+    pub(crate) fn push(&mut self, position: u64, block: &Rc<B>, flushed: u64, written: u64) {
         self.bytes += block.bytes().len();
         self.units.push_back(Kept { position, block: Rc::clone(block) });
+        let may_go = if self.held > 0 { flushed } else { written };
         while self.bytes > self.limit {
             let Some(front) = self.units.front() else { return };
             let bytes = front.block.bytes().len();
-            if front.position + bytes as u64 > flushed {
+            if front.position + bytes as u64 > may_go {
                 return;
             }
             self.bytes -= bytes;

@@ -98,7 +98,8 @@ pub(super) struct Unit<B> {
     pub(super) id: u64,
     pub(super) position: u64,
     pub(super) bytes: usize,
-    pub(super) block: Rc<B>,
+    /// Until it is handed to the device.
+    pub(super) block: Option<Rc<B>>,
     pub(super) durable: bool,
     pub(super) small: bool,
     pub(super) state: State,

@@ -67,6 +67,11 @@ impl<B> Piece<B> {
     }
 }
 
+/// Whether some of the bytes are not durable yet.
+fn any_later<B>(pieces: &[Piece<B>]) -> bool {
+    pieces.iter().any(|piece| matches!(piece, Piece::Later(..)))
+}
+
 /// Whether a number that waits for something is a pop's.
 pub(super) fn is_pop(number: u64) -> bool {
     number & POP_BIT != 0
@@ -188,7 +193,7 @@ impl<M: Memory> Shard<M> {
         self.begin_queues(&parked, &mut ops);
         let Collected { records, pieces, need, is_cut_short } =
             self.collect(&mut parked, &mut ops, now, out);
-        let is_later = pieces.iter().any(|piece| matches!(piece, Piece::Later(..)));
+        let is_later = any_later(&pieces);
         // Beside messages that are to be durable it costs nothing.
         let durable = is_later && self.log.is_open_durable();
         let end = match ops.is_empty() {
@@ -220,6 +225,7 @@ impl<M: Memory> Shard<M> {
                     }
                     let number = self.poppers.number();
                     self.poppers.answers.insert(number, answer);
+                    self.log.tail.hold();
                     self.waiting.push(end, true, Then::Popped(number));
                 } else if self.log.written() < end {
                     // One that changes nothing answers for the one that did: that may be on its way still.
@@ -263,7 +269,15 @@ impl<M: Memory> Shard<M> {
     /// The record of what an answer hands out was taken by the device.
     pub(super) fn popped(&mut self, number: u64, out: &mut Outbox<M::Block>) {
         if let Some(answer) = self.poppers.answers.remove(&number) {
+            self.let_go_of(&answer);
             self.send_popped(answer, out);
+        }
+    }
+
+    /// An answer no longer waits: what it held in memory may go.
+    fn let_go_of(&mut self, answer: &Answer<M::Block>) {
+        if any_later(&answer.pieces) {
+            self.log.tail.release();
         }
     }
 
@@ -294,6 +308,7 @@ impl<M: Memory> Shard<M> {
         out: &mut Outbox<M::Block>,
     ) {
         if let Some(answer) = self.poppers.answers.remove(&number) {
+            self.let_go_of(&answer);
             self.refuse(answer.asker, refused, out);
         }
     }
