@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use ringmq_bench::args::Arguments;
 
+/// A broker in this process, and raw writes, take their memory from it.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: ringmq_blocks::BlockAllocator = ringmq_blocks::BlockAllocator;
+
 fn main() -> ExitCode {
     let mut words: Vec<_> = std::env::args_os().collect();
     if let Some(name) = words.first_mut() {

@@ -6,6 +6,11 @@
 
 #![deny(unsafe_code)]
 
+/// As the binaries have it.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: ringmq_blocks::BlockAllocator = ringmq_blocks::BlockAllocator;
+
 mod broker;
 pub mod config;
 pub mod control;

@@ -12,6 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// The log writes from its blocks.
+#[global_allocator]
+static ALLOCATOR: ringmq_blocks::BlockAllocator = ringmq_blocks::BlockAllocator;
+
 /// Time to send last answers and close files, beyond `stop_timeout`.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 

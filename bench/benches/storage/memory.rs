@@ -7,6 +7,7 @@ use crate::fill;
 use crate::linux::Place;
 use crate::outcome::{Goal, Outcome};
 use anyhow::{Context as _, ensure};
+use ringmq_blocks::BlockAllocator;
 use ringmq_core::{
     Action, Block, DiskError, Input, LogFiles, Memory, Now, Outbox, SegmentFile, Shard, ShardConfig,
 };
@@ -14,17 +15,51 @@ use ringmq_schema::build::{FrameBuilder, readdress};
 use ringmq_schema::frame;
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::Flush;
+use std::alloc::{GlobalAlloc, Layout};
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 const TOPIC: u32 = 1;
 
 #[global_allocator]
-static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+static ALLOCATOR: Counting = Counting { bytes: AtomicIsize::new(0) };
+
+/// The allocator of the broker's binaries, counted.
+struct Counting {
+    bytes: AtomicIsize,
+}
+
+// SAFETY: everything is passed on as it is.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.bytes.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { BlockAllocator.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        self.bytes.fetch_sub(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { BlockAllocator.dealloc(memory, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.bytes.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { BlockAllocator.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        self.bytes.fetch_add(bytes as isize - layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { BlockAllocator.realloc(memory, layout, bytes) }
+    }
+}
 
 /// Bytes that are allocated, MiB.
 fn held() -> f64 {
-    let stats = ALLOCATOR.stats();
-    (stats.bytes_allocated as f64 - stats.bytes_deallocated as f64) / MIB
+    ALLOCATOR.bytes.load(Ordering::Relaxed) as f64 / MIB
 }
 
 #[derive(Debug, clap::Args)]

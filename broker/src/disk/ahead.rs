@@ -114,7 +114,7 @@ impl Ahead {
     }
 
     /// Keeps the zeros ahead of the log until it is stopped.
-    pub(crate) async fn run(&self, segments: &Segments, mut memory: BlockMemory) {
+    pub(crate) async fn run(&self, segments: &Segments) {
         let mut zeros: Option<Rc<DmaBuffer>> = None;
         let mut watched = (Instant::now(), 0);
         while !self.stopped.get() {
@@ -134,7 +134,7 @@ impl Ahead {
                 }
             }
             let buffer = zeros.get_or_insert_with(|| {
-                let mut block = memory.allocate(CHUNK_BYTES as usize);
+                let mut block = BlockMemory.allocate(CHUNK_BYTES as usize);
                 ringmq_core::Block::bytes_mut(&mut block).fill(0);
                 block.shared()
             });

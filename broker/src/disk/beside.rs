@@ -6,7 +6,7 @@
 //! - a job that fails is answered as failed, whatever went wrong with it.
 
 use super::recovery::write_index;
-use super::segment::{failed, file_name, index_name, spare_name};
+use super::segment::{SPARE_INDEX, failed, file_name, index_name, spare_name};
 use ringmq_core::index::{Indexed, SegmentRows};
 use ringmq_core::{DiskError, SegmentFile};
 use rustix::fs::FallocateFlags;
@@ -26,7 +26,7 @@ pub(crate) enum Job {
     Index { shard: u16, folder: PathBuf, rows: Arc<SegmentRows> },
     /// Give back the space of `bytes` from `at` on in the segment; nobody reads there.
     Punch { shard: u16, folder: PathBuf, base: u64, at: u64, bytes: u64 },
-    /// Remove a segment's index, then make the segment a spare or remove it too; nobody uses it.
+    /// Make a segment's index and the segment spares, or remove both; nobody uses them.
     Retire { shard: u16, folder: PathBuf, segment: SegmentFile, keep: bool },
     /// Remove a file that nobody uses.
     Remove { path: PathBuf },
@@ -115,7 +115,12 @@ fn retire(folder: &Path, segment: SegmentFile, keep: bool) -> Result<bool, DiskE
     let path = folder.join(file_name(segment.base));
     let retire = || -> std::io::Result<bool> {
         // First: an index without its segment means nothing, and the name may come again.
-        remove(&folder.join(index_name(segment.base)))?;
+        let index = folder.join(index_name(segment.base));
+        match keep {
+            // Mounted with `discard`, this disk wrote nothing for 50 to 100 ms when 12 MiB were removed.
+            true => unless_missing(fs::rename(&index, folder.join(SPARE_INDEX)))?,
+            false => remove(&index)?,
+        }
         // One with holes would have to be allocated anew while it is written.
         let is_whole = keep && {
             let found = fs::metadata(&path)?;
@@ -138,9 +143,13 @@ fn retire(folder: &Path, segment: SegmentFile, keep: bool) -> Result<bool, DiskE
 
 /// Removes a file; it need not be there.
 pub(super) fn remove(path: &Path) -> std::io::Result<()> {
-    match fs::remove_file(path) {
+    unless_missing(fs::remove_file(path))
+}
+
+fn unless_missing(done: std::io::Result<()>) -> std::io::Result<()> {
+    match done {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
+        done => done,
     }
 }
 
@@ -224,9 +233,23 @@ mod tests {
             other => panic!("{other:?}"),
         });
         assert_eq!(spares.collect::<Vec<_>>(), [true, false, false]);
-        let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(left, [spare_name(0).as_str()]);
+        let left = || {
+            let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let spares = [spare_name(0), SPARE_INDEX.to_owned()].map(Into::into);
+        assert_eq!(left(), spares.into());
+        // The next index is written over the spare one, and as long as it is to be.
+        let spare = folder.join(SPARE_INDEX);
+        fs::write(&spare, vec![9; 1 << 20]).unwrap();
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        let was = inode(&spare);
+        let rows = SegmentRows { base: 4096, bytes: 4096, ..SegmentRows::default() };
+        let bytes = rows.encode();
+        done(vec![Job::Index { shard: 0, folder: folder.clone(), rows: rows.into() }]);
+        let index = folder.join(index_name(4096));
+        assert_eq!((inode(&index), fs::read(&index).unwrap()), (was, bytes));
         assert!(done(vec![Job::Remove { path: folder.join(spare_name(0)) }]).is_empty());
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        assert_eq!(left(), [index_name(4096).into()].into());
     }
 }

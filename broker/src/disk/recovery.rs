@@ -8,7 +8,7 @@
 
 use super::beside::remove;
 use super::segment::{
-    SPARES_MAX, base_of, failed, file_name, index_name, spare_base_of, spare_name,
+    SPARE_INDEX, SPARES_MAX, base_of, failed, file_name, index_name, spare_base_of, spare_name,
 };
 use crate::sys;
 use anyhow::Context;
@@ -117,7 +117,12 @@ pub(super) fn write_index(folder: &Path, base: u64, bytes: &[u8]) -> Result<(), 
     let path = folder.join(index_name(base));
     let new = folder.join(format!("{}.new", index_name(base)));
     let write = || -> std::io::Result<()> {
-        let mut file = File::create(&new)?;
+        let mut file = match fs::rename(folder.join(SPARE_INDEX), &new) {
+            Ok(()) => OpenOptions::new().write(true).open(&new)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => File::create(&new)?,
+            Err(error) => return Err(error),
+        };
+        file.set_len(bytes.len() as u64)?;
         for (chunk, from) in
             bytes.chunks(INDEX_CHUNK_BYTES).zip((0u64..).step_by(INDEX_CHUNK_BYTES))
         {

@@ -37,6 +37,9 @@ pub(crate) fn index_name(base: u64) -> String {
     format!("{base:020}.index")
 }
 
+/// Name of an index that is needed no more, and becomes the next one.
+pub(crate) const SPARE_INDEX: &str = "spare.index";
+
 /// Its name when it is retired and waits to become another.
 pub(crate) fn spare_name(base: u64) -> String {
     format!("{base:020}.spare")
@@ -348,10 +351,14 @@ impl Segments {
         self.spares.borrow_mut().push(spare);
     }
 
-    /// Forgets the spares; their paths.
+    /// Forgets the spares; their paths, and that of the index which became one beside them.
     pub(crate) fn take_spares(&self) -> Vec<PathBuf> {
-        let path = |spare: SegmentFile| self.folder.join(spare_name(spare.base));
-        self.spares.take().into_iter().map(path).collect()
+        let names = self.spares.take().into_iter().map(|spare| spare_name(spare.base));
+        let mut paths: Vec<PathBuf> = names.map(|name| self.folder.join(name)).collect();
+        if !paths.is_empty() {
+            paths.push(self.folder.join(SPARE_INDEX));
+        }
+        paths
     }
 
     /// Closes the files that were not used for longest, if too many are open.

@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn bytes_leave_in_order_however_they_are_cut() {
         glommio::LocalExecutorBuilder::default().make().unwrap().run(async {
-            let mut block = BlockMemory::default().allocate(64 << 10);
+            let mut block = BlockMemory.allocate(64 << 10);
             for (i, byte) in block.bytes_mut().iter_mut().enumerate() {
                 *byte = (i / 7) as u8;
             }

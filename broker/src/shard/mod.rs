@@ -154,7 +154,6 @@ async fn serve(start: Start) -> anyhow::Result<()> {
 async fn open_shards(id: usize, state: &Arc<BrokerState>) -> anyhow::Result<Vec<Slot>> {
     let probe = state.data.probe_path();
     crate::preflight::probe(&probe).await.with_context(|| format!("{}", probe.display()))?;
-    let memory = BlockMemory::default();
     let mut slots = Vec::new();
     for number in (0..state.shards()).filter(|shard| state.core_of(*shard) == id) {
         let folder = state.data.shard_path(number);
@@ -167,9 +166,9 @@ async fn open_shards(id: usize, state: &Arc<BrokerState>) -> anyhow::Result<Vec<
         };
         files.restore_lengths(limits.segment_bytes)?;
         let spares = files.keep_spares(limits.segment_bytes)?;
-        let disk = Disk::new(folder.clone(), files.list(), spares, memory.clone(), limits);
+        let disk = Disk::new(folder.clone(), files.list(), spares, limits);
         let mut out = Outbox::default();
-        let shard = Shard::open(config, memory.clone(), &mut files, state.now(), &mut out)
+        let shard = Shard::open(config, BlockMemory, &mut files, state.now(), &mut out)
             .with_context(|| format!("shard {number} in {} does not open", folder.display()))?;
         let figures = shard.figures();
         if figures.torn_bytes > 0 {

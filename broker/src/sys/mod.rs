@@ -1,4 +1,4 @@
-//! The workspace's only `unsafe`: system calls and descriptors that no safe crate offers.
+//! System calls and descriptors that no safe crate offers: with `ringmq-blocks` the only `unsafe` of the servers.
 //!
 //! Invariant: each block is one operation, with the reason why it is sound beside it.
 #![allow(unsafe_code)]

@@ -6,6 +6,11 @@ use clap::Parser as _;
 use ringmq_cli::args::Arguments;
 use ringmq_cli::commands;
 
+/// A broker in this process, and raw writes, take their memory from it.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: ringmq_blocks::BlockAllocator = ringmq_blocks::BlockAllocator;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let quiet = arguments.global.quiet;
