@@ -460,15 +460,21 @@ impl<M: Memory> Log<M> {
         }
     }
 
-    /// Hands to the device what may go: large units stream; while as many small ones as allowed are
-    /// under way, records gather.
+    /// Hands to the device what may go. Few small units are under way at a time; a larger one goes when it fills the
+    /// share of a whole unit that the units before it take of those allowed: a device that is quick gets what there
+    /// is, and one that is behind gets few whole units instead of many small ones. Records gather meanwhile.
     pub(crate) fn pump(&mut self, now: Now, out: &mut Outbox<M::Block>) {
         self.submit(out);
         let Some(open) = &self.open else { return };
-        let idle = self.submitted == self.units.len();
-        let small = open.used < self.limits.small_unit_bytes;
-        let small_ok = self.small_in_flight < self.limits.small_units_in_flight;
-        if idle && self.in_flight < self.limits.units_in_flight && (!small || small_ok) {
+        let Limits { units_in_flight, unit_bytes, small_unit_bytes, .. } = self.limits;
+        if self.submitted < self.units.len() || self.in_flight >= units_in_flight {
+            return;
+        }
+        let may_go = match open.used < small_unit_bytes {
+            true => self.small_in_flight < self.limits.small_units_in_flight,
+            false => open.used >= unit_bytes * self.in_flight / units_in_flight,
+        };
+        if may_go {
             self.close(now);
             self.submit(out);
         }
