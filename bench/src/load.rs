@@ -15,6 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use ringmq::{Message, Producer};
@@ -267,32 +268,31 @@ impl Stream {
     async fn start(&mut self, due_ns: u64, messages: u64) -> Option<InFlight> {
         let sent_ns = self.run.clock.now_ns();
         let first = self.template.made();
-        let mut bytes = 0;
-        let mut next = || {
-            let (sequence, body) = self.template.next(due_ns);
-            bytes += body.len() as u64;
+        let message = |(sequence, body): (u64, Bytes)| {
             let message = Message::new(Arc::clone(&self.lane.topic), body);
             match self.keys.of(sequence) {
                 Some(key) => message.key(key),
                 None => message,
             }
         };
-        let mut request: Pin<Box<dyn Future<Output = ringmq::Result<()>> + Send>> = if messages == 1
-        {
-            let delivery = match self.lane.producer.enqueue(next()).await {
-                Ok(delivery) => delivery,
-                Err(error) => {
-                    self.run.note_failed(1, error);
-                    self.failures += 1;
-                    return None;
+        let bodies = self.template.next_batch(due_ns, messages);
+        let bytes = bodies.iter().map(|(_, body)| body.len() as u64).sum();
+        let mut batch: Vec<Message> = bodies.into_iter().map(message).collect();
+        let mut request: Pin<Box<dyn Future<Output = ringmq::Result<()>> + Send>> =
+            match batch.pop_if(|_| messages == 1) {
+                Some(single) => match self.lane.producer.enqueue(single).await {
+                    Ok(delivery) => Box::pin(async move { delivery.await.map(drop) }),
+                    Err(error) => {
+                        self.run.note_failed(1, error);
+                        self.failures += 1;
+                        return None;
+                    }
+                },
+                None => {
+                    let producer = self.lane.producer.clone();
+                    Box::pin(async move { producer.send_batch(batch).await.map(drop) })
                 }
             };
-            Box::pin(async move { delivery.await.map(drop) })
-        } else {
-            let batch: Vec<Message> = (0..messages).map(|_| next()).collect();
-            let producer = self.lane.producer.clone();
-            Box::pin(async move { producer.send_batch(batch).await.map(drop) })
-        };
         self.run.note_sent(messages);
         // A batch is on its way only once it was polled: now, or the next might overtake it.
         let early = poll_fn(|context| Poll::Ready(request.as_mut().poll(context))).await;

@@ -12,6 +12,8 @@
 //! - the filler does not compress, so that what is sent is what was asked for;
 //! - `due` means something only in the process that wrote it: it counts from its [`Clock`].
 
+use bytes::Bytes;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -125,10 +127,18 @@ impl Template {
 
     /// The next body, and its sequence number.
     pub fn next(&mut self, due_ns: u64) -> (u64, Vec<u8>) {
+        let mut body = Vec::with_capacity(self.body_bytes());
+        (self.append(due_ns, &mut body), body)
+    }
+
+    /// Appends the next body; returns its sequence number.
+    fn append(&mut self, due_ns: u64, out: &mut Vec<u8>) -> u64 {
         let sequence = self.sequence;
         self.sequence += 1;
         let turn = (sequence % self.fillers.0.len() as u64) as usize;
-        let mut body = self.fillers.0[turn].clone();
+        let start = out.len();
+        out.extend_from_slice(&self.fillers.0[turn]);
+        let body = &mut out[start..];
         body[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         body[8..16].copy_from_slice(&self.run.to_le_bytes());
         body[16..24].copy_from_slice(&sequence.to_le_bytes());
@@ -137,7 +147,24 @@ impl Template {
         body[36..STAMP_BYTES].fill(0);
         let checksum = crc32fast::hash(&body[CHECKED_FROM..]);
         body[4..8].copy_from_slice(&checksum.to_le_bytes());
-        (sequence, body)
+        sequence
+    }
+
+    /// The next so many bodies with their sequence numbers, in one piece of memory: a generator that asks the
+    /// allocator for each of a hundred measures itself.
+    pub fn next_batch(&mut self, due_ns: u64, messages: u64) -> Vec<(u64, Bytes)> {
+        if messages == 1 {
+            let (sequence, body) = self.next(due_ns);
+            return vec![(sequence, body.into())];
+        }
+        let mut all = Vec::with_capacity(messages as usize * self.body_bytes());
+        let place = |_| {
+            let start = all.len();
+            (self.append(due_ns, &mut all), start..all.len())
+        };
+        let places: Vec<(u64, Range<usize>)> = (0..messages).map(place).collect();
+        let all = Bytes::from(all);
+        places.into_iter().map(|(sequence, place)| (sequence, all.slice(place))).collect()
     }
 
     /// Bytes of a body.

@@ -202,6 +202,9 @@ pub enum MessageError {
     },
 }
 
+/// Of the fields of a table: numbers of 64 bits.
+const LARGEST_ALIGNMENT: usize = 8;
+
 /// Appends message records to a buffer.
 #[derive(Default)]
 pub struct RecordBuilder {
@@ -226,7 +229,10 @@ impl RecordBuilder {
         spec: &MessageSpec<'_>,
     ) -> Result<usize, MessageError> {
         let property_bytes = check(spec)?;
-        let payload = self.payload(spec);
+        let start = out.len();
+        out.resize(start + record::HEADER_BYTES, 0);
+        self.payload(out, spec);
+        let payload = &out[start + record::HEADER_BYTES..];
         let mut header = RecordHeader::new(Kind::Message, payload.len());
         header.prefix.key_count = spec.keys.len() as u8;
         header.payload_checksum = crc32fast::hash(payload).into();
@@ -245,20 +251,20 @@ impl RecordBuilder {
         }
         header.born_ms = spec.born_ms.into();
         let bytes = record::record_bytes(payload.len());
-        let end = out.len() + bytes;
-        out.reserve(bytes);
-        out.extend_from_slice(header.as_bytes());
-        out.extend_from_slice(payload);
-        out.resize(end, 0);
+        out.resize(start + bytes, 0);
+        out[start..start + record::HEADER_BYTES].copy_from_slice(header.as_bytes());
         Ok(bytes)
     }
 
-    fn payload(&mut self, spec: &MessageSpec<'_>) -> &[u8] {
+    /// Appends the table of a message. Its body goes straight from the user's memory to `out`: the builder gets some
+    /// bytes in its place, so many that everything around it is aligned as with the body.
+    fn payload(&mut self, out: &mut Vec<u8>, spec: &MessageSpec<'_>) {
         let fbb = &mut self.fbb;
         fbb.reset();
-        // `create_vector` copies byte by byte: a quarter of a producer's time at 1 KiB (perf). A byte
-        // string is the same vector with a zero behind it, copied at once.
-        let body = Some(WIPOffset::new(fbb.create_byte_string(spec.body).value()));
+        let instead = &[0; LARGEST_ALIGNMENT][..spec.body.len() % LARGEST_ALIGNMENT];
+        // A byte string is a vector with a zero behind it. The first that is built lies at the end of the table.
+        let body = Some(WIPOffset::new(fbb.create_byte_string(instead).value()));
+        let body_vector_bytes = fbb.unfinished_data().len();
         let tag = spec.tag.map(|tag| fbb.create_string(tag));
         let group = spec.group.map(|group| fbb.create_string(group));
         let born_host = spec.born_host.map(|host| fbb.create_string(host));
@@ -293,7 +299,13 @@ impl RecordBuilder {
         };
         let root = Message::create(fbb, &args);
         fbb.finish_minimal(root);
-        fbb.finished_data()
+        let table = fbb.finished_data();
+        let (before, vector) = table.split_at(table.len() - body_vector_bytes);
+        out.reserve(table.len() + spec.body.len() + record::ALIGNMENT);
+        out.extend_from_slice(before);
+        out.extend_from_slice(&(spec.body.len() as u32).to_le_bytes());
+        out.extend_from_slice(spec.body);
+        out.extend_from_slice(&vector[size_of::<u32>() + instead.len()..]);
     }
 }
 
@@ -364,6 +376,36 @@ mod tests {
         assert_eq!(message.tag(), Some("paid"));
         assert_eq!(message.properties().unwrap().get(0).value(), "eu");
         assert_eq!(message.keys().unwrap().get(1), "43");
+    }
+
+    #[test]
+    fn a_body_that_the_builder_never_saw_lies_as_if_it_had() {
+        let origin = Some(Origin { topic: "first", queue: 3, offset: 1 << 40 });
+        let mut builder = RecordBuilder::new();
+        for length in 0..70 {
+            let body: Vec<u8> = (0..length).map(|at| at as u8 + 1).collect();
+            for (tag, origin) in [(None, None), (Some("paid"), None), (None, origin)] {
+                let spec = MessageSpec { body: &body, tag, origin, ..MessageSpec::default() };
+                let mut ours = Vec::new();
+                builder.payload(&mut ours, &spec);
+                let mut fbb = FlatBufferBuilder::new();
+                let body = Some(WIPOffset::new(fbb.create_byte_string(&body).value()));
+                let tag = tag.map(|tag| fbb.create_string(tag));
+                let origin_topic = origin.map(|origin| fbb.create_string(origin.topic));
+                let (origin_queue, origin_offset) = origin.map_or((0, 0), |o| (o.queue, o.offset));
+                let args = MessageArgs {
+                    body,
+                    tag,
+                    origin_topic,
+                    origin_queue,
+                    origin_offset,
+                    ..MessageArgs::default()
+                };
+                let root = Message::create(&mut fbb, &args);
+                fbb.finish_minimal(root);
+                assert_eq!(ours, fbb.finished_data(), "{length} bytes");
+            }
+        }
     }
 
     #[test]
