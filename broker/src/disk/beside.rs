@@ -5,7 +5,7 @@
 //! - nothing here is on the way of a message: an index is derived, a retired segment is needed no more;
 //! - a job that fails is answered as failed, whatever went wrong with it.
 
-use super::recovery::write_index;
+use super::recovery::NewIndex;
 use super::segment::{SPARE_INDEX, failed, file_name, index_name, spare_name};
 use ringmq_core::index::{Indexed, SegmentRows};
 use ringmq_core::{DiskError, SegmentFile};
@@ -90,13 +90,21 @@ pub(crate) fn run(jobs: &Receiver<Job>, answer: impl Fn(u16, Done)) {
 
 fn index(folder: &Path, rows: &SegmentRows) -> Result<Indexed, DiskError> {
     // The shard goes on without this index; what is wrong with its rows shall not end the others.
-    let encoded = catch_unwind(AssertUnwindSafe(|| (rows.encode(), rows.indexed())));
-    let (bytes, indexed) = encoded.map_err(|_| {
-        let operation = format!("encode the index of the segment at {}", rows.base);
-        failed(operation, "its rows contradict each other (message above): please report this")
-    })?;
-    write_index(folder, rows.base, &bytes)?;
-    Ok(indexed)
+    let mut file = NewIndex::begin(folder, rows.base);
+    let encoded = catch_unwind(AssertUnwindSafe(|| {
+        rows.encode_to(&mut |at, bytes| file.write(at, bytes));
+        rows.indexed()
+    }));
+    match encoded {
+        Ok(indexed) => file.finish().map(|()| indexed),
+        Err(_) => {
+            // What is left of it goes with the next start at the latest.
+            let _ = file.give_up();
+            let operation = format!("encode the index of the segment at {}", rows.base);
+            let reason = "its rows contradict each other (message above): please report this";
+            Err(failed(operation, reason))
+        }
+    }
 }
 
 fn punch(path: &Path, at: u64, bytes: u64) -> Result<(), DiskError> {

@@ -14,7 +14,7 @@ use crate::sys;
 use anyhow::Context;
 use ringmq_core::{BLOCK_BYTES, DiskError, LogFiles, SegmentFile, ShardConfig, check_segment};
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -112,30 +112,64 @@ impl RecoveryFiles {
 /// the log's own small writes.
 const INDEX_CHUNK_BYTES: usize = 1 << 20;
 
-/// Writes the index of a segment in place of what is there: whole and durable before it has its name.
-pub(super) fn write_index(folder: &Path, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
-    let path = folder.join(index_name(base));
-    let new = folder.join(format!("{}.new", index_name(base)));
-    let write = || -> std::io::Result<()> {
-        let mut file = match fs::rename(folder.join(SPARE_INDEX), &new) {
-            Ok(()) => OpenOptions::new().write(true).open(&new)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => File::create(&new)?,
-            Err(error) => return Err(error),
+/// The index of a segment, written in place of what is there: whole and durable before it has its name.
+pub(super) struct NewIndex {
+    folder: PathBuf,
+    path: PathBuf,
+    new: PathBuf,
+    /// The first failure ends it.
+    file: std::io::Result<File>,
+    end: u64,
+}
+
+impl NewIndex {
+    pub(super) fn begin(folder: &Path, base: u64) -> NewIndex {
+        let path = folder.join(index_name(base));
+        let new = folder.join(format!("{}.new", index_name(base)));
+        let file = match fs::rename(folder.join(SPARE_INDEX), &new) {
+            Ok(()) => OpenOptions::new().write(true).open(&new),
+            Err(error) if error.kind() == ErrorKind::NotFound => File::create(&new),
+            Err(error) => Err(error),
         };
-        file.set_len(bytes.len() as u64)?;
-        for (chunk, from) in
-            bytes.chunks(INDEX_CHUNK_BYTES).zip((0u64..).step_by(INDEX_CHUNK_BYTES))
-        {
-            file.write_all(chunk)?;
-            sys::write_back(&file, from, chunk.len() as u64);
+        NewIndex { folder: folder.to_owned(), path, new, file, end: 0 }
+    }
+
+    /// Writes a piece of at most [`INDEX_CHUNK_BYTES`] or so, and waits for the disk; failures are told at the end.
+    pub(super) fn write(&mut self, at: u64, bytes: &[u8]) {
+        self.end = self.end.max(at + bytes.len() as u64);
+        let Ok(file) = &self.file else { return };
+        match file.write_all_at(bytes, at) {
+            Ok(()) => sys::write_back(file, at, bytes.len() as u64),
+            Err(error) => self.file = Err(error),
         }
-        file.sync_data()?;
-        // It is read past the page cache.
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-        fs::rename(&new, &path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|error| failed(format!("write {}", path.display()), error))
+    }
+
+    pub(super) fn finish(self) -> Result<(), DiskError> {
+        let NewIndex { folder, path, new, file, end } = self;
+        let finish = || -> std::io::Result<()> {
+            let file = file?;
+            file.set_len(end)?;
+            file.sync_data()?;
+            // It is read past the page cache.
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+            fs::rename(&new, &path)?;
+            File::open(folder)?.sync_all()
+        };
+        finish().map_err(|error| failed(format!("write {}", path.display()), error))
+    }
+
+    /// Leaves what was there before.
+    pub(super) fn give_up(self) -> std::io::Result<()> {
+        remove(&self.new)
+    }
+}
+
+/// Writes the index of a segment.
+pub(super) fn write_index(folder: &Path, base: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    let mut index = NewIndex::begin(folder, base);
+    let places = (0u64..).step_by(INDEX_CHUNK_BYTES);
+    bytes.chunks(INDEX_CHUNK_BYTES).zip(places).for_each(|(chunk, at)| index.write(at, chunk));
+    index.finish()
 }
 
 /// Refuses a folder with segments of another log or of a newer version. Changes nothing.

@@ -136,7 +136,8 @@ mod tests {
     use super::*;
 
     fn page(base: u64, number: u32, byte: u8) -> Vec<u8> {
-        let mut writer = PageWriter::new(base, 0);
+        let mut nowhere = |_, _: &[u8]| ();
+        let mut writer = PageWriter::new(base, &mut nowhere);
         for _ in 0..=number {
             writer.bytes.push(byte);
             writer.close();

@@ -16,36 +16,49 @@ use std::collections::BTreeMap;
 impl SegmentRows {
     /// The index file.
     pub fn encode(&self) -> Vec<u8> {
+        let mut file = Vec::with_capacity(self.capacity());
+        self.encode_to(&mut |at, bytes| {
+            let (from, to) = (at as usize, at as usize + bytes.len());
+            file.resize(file.len().max(to), 0);
+            file[from..to].copy_from_slice(bytes);
+        });
+        file
+    }
+
+    /// Gives the index file away in pieces and where each begins: whole pages, each after the one before, and at
+    /// the end the first page once more.
+    pub fn encode_to(&self, give: &mut dyn FnMut(u64, &[u8])) {
         let directory = self.directory();
-        let ids = sorted(&self.ids);
-        let keys = sorted(&self.keys);
-        let mut timers = self.timers.clone();
-        timers.sort_unstable();
-        let (id_filter, key_filter) = (
-            filter::build(ids.iter().map(|row| row.hash)),
-            filter::build(keys.iter().map(|row| row.hash)),
-        );
-        let entries = || directory.iter().flat_map(|(_, queue)| queue.entries.iter());
-        let mut out = PageWriter::new(self.base, self.capacity());
+        let entries = directory.iter().flat_map(|(_, queue)| queue.entries.iter());
+        let mut out = PageWriter::new(self.base, give);
         out.close();
-        let rows = [
+        // What a section needs in another order is there only while it is written.
+        let [stretches, topics, entries, order] = [
             write(&mut out, directory.iter().map(|(stretch, _)| *stretch)),
             write(&mut out, topics(&directory).into_values()),
-            write(&mut out, entries().flat_map(|chunk| chunk.iter().copied())),
+            write(&mut out, entries.flat_map(|chunk| chunk.iter().copied())),
             write(&mut out, self.order_on_disk(&directory).into_iter()),
-            write(&mut out, timers.iter().copied()),
+        ];
+        let mut timers = self.timers.clone();
+        timers.sort_unstable();
+        let (ids, keys) = (sorted(&self.ids), sorted(&self.keys));
+        let filter = |rows: &[HashRow]| filter::build(rows.iter().map(|row| row.hash));
+        let rows = [
+            stretches,
+            topics,
+            entries,
+            order,
+            write(&mut out, timers.into_iter()),
             write(&mut out, ids.iter().copied()),
             write(&mut out, keys.iter().copied()),
             write(&mut out, fences(&ids)),
             write(&mut out, fences(&keys)),
-            write_rooms(&mut out, &id_filter),
-            write_rooms(&mut out, &key_filter),
+            write_rooms(&mut out, &filter(&ids)),
+            write_rooms(&mut out, &filter(&keys)),
         ];
         let (sections, pages) = Header::lay_out(rows).expect("counted while it was written");
         assert_eq!(pages, out.number(), "every page is laid out");
-        let header = self.header(&directory, sections, pages);
-        out.fill_first(&header.room());
-        out.bytes
+        out.end(&self.header(&directory, sections, pages).room());
     }
 
     /// What the shard keeps of the index.
@@ -207,7 +220,7 @@ fn fences(rows: &[HashRow]) -> impl Iterator<Item = u32> {
 }
 
 /// Writes a section from a fresh page on; answers how many rows it has.
-fn write<R: Row>(out: &mut PageWriter, rows: impl Iterator<Item = R>) -> u32 {
+fn write<R: Row>(out: &mut PageWriter<'_>, rows: impl Iterator<Item = R>) -> u32 {
     let per_page = ROOM_BYTES / R::BYTES;
     let mut written = 0;
     for row in rows {
@@ -223,7 +236,7 @@ fn write<R: Row>(out: &mut PageWriter, rows: impl Iterator<Item = R>) -> u32 {
     count_of(written)
 }
 
-fn write_rooms(out: &mut PageWriter, rooms: &[[u8; ROOM_BYTES]]) -> u32 {
+fn write_rooms(out: &mut PageWriter<'_>, rooms: &[[u8; ROOM_BYTES]]) -> u32 {
     for room in rooms {
         out.bytes.extend_from_slice(room);
         out.close();
@@ -253,6 +266,20 @@ mod tests {
             queue.entries = vec![Arc::new(Vec::new()), Arc::new(all)];
         }
         assert!(other.encode() == file);
+    }
+
+    #[test]
+    fn a_large_index_is_given_away_in_pieces() {
+        let rows = segment(24, Shape { records: 60_000, ..SHAPE });
+        let mut pieces = Vec::new();
+        rows.encode_to(&mut |at, bytes| pieces.push((at, bytes.len())));
+        let (first_page, others) = pieces.split_last().unwrap();
+        assert_eq!(*first_page, (0, PAGE_BYTES));
+        assert!(others.len() >= 3, "{others:?}");
+        let ends = others.iter().map(|(at, bytes)| at + *bytes as u64);
+        assert!(others.iter().map(|(at, _)| *at).skip(1).eq(ends.take(others.len() - 1)));
+        let read = read_rows(&rows.encode()).unwrap();
+        assert!(read.encode() == rows.encode());
     }
 
     #[test]

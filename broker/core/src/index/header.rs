@@ -346,7 +346,8 @@ mod tests {
     fn changed(at: usize, bytes: &[u8], base: u64) -> Result<Header, IndexError> {
         let mut room = page()[..ROOM_BYTES].to_vec();
         room[at..at + bytes.len()].copy_from_slice(bytes);
-        let mut writer = PageWriter::new(base, 0);
+        let mut nowhere = |_, _: &[u8]| ();
+        let mut writer = PageWriter::new(base, &mut nowhere);
         writer.bytes = room;
         writer.close();
         Header::read(&writer.bytes, BASE)

@@ -25,38 +25,59 @@ fn checksum(base: u64, number: u32, room: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// Pages are handed on when so many have come together: an index can be larger than all that a shard keeps.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Takes a piece of a file and where it begins there.
+pub(super) type Give<'a> = &'a mut dyn FnMut(u64, &[u8]);
+
 /// Pages in the making, one after another.
-#[derive(Debug)]
-pub(super) struct PageWriter {
+pub(super) struct PageWriter<'a> {
     base: u64,
+    give: Give<'a>,
+    /// Pages that were handed on.
+    given: u64,
     pub(super) bytes: Vec<u8>,
 }
 
-impl PageWriter {
-    pub(super) fn new(base: u64, capacity: usize) -> PageWriter {
-        PageWriter { base, bytes: Vec::with_capacity(capacity) }
+impl<'a> PageWriter<'a> {
+    pub(super) fn new(base: u64, give: Give<'a>) -> PageWriter<'a> {
+        PageWriter { base, give, given: 0, bytes: Vec::new() }
     }
 
     /// Number of the page that is written now.
     pub(super) fn number(&self) -> u32 {
-        u32::try_from(self.bytes.len() / PAGE_BYTES).expect("an index has fewer than 2^32 pages")
+        let number = self.given + (self.bytes.len() / PAGE_BYTES) as u64;
+        u32::try_from(number).expect("an index has fewer than 2^32 pages")
     }
 
     /// Fills the room up, adds the checksum.
     pub(super) fn close(&mut self) {
         let number = self.number();
-        let begin = number as usize * PAGE_BYTES;
+        let begin = self.bytes.len() / PAGE_BYTES * PAGE_BYTES;
         assert!(self.bytes.len() <= begin + ROOM_BYTES, "rows never span pages");
         self.bytes.resize(begin + ROOM_BYTES, 0);
         let sum = checksum(self.base, number, &self.bytes[begin..]);
         self.bytes.extend_from_slice(&sum.to_le_bytes());
+        if self.bytes.len() >= PIECE_BYTES {
+            self.hand_on();
+        }
     }
 
-    /// Writes what was left out at the beginning: the header says where everything else came to lie.
-    pub(super) fn fill_first(&mut self, room: &[u8]) {
-        self.bytes[..room.len()].copy_from_slice(room);
-        let sum = checksum(self.base, 0, &self.bytes[..ROOM_BYTES]);
-        self.bytes[ROOM_BYTES..PAGE_BYTES].copy_from_slice(&sum.to_le_bytes());
+    fn hand_on(&mut self) {
+        (self.give)(self.given * PAGE_BYTES as u64, &self.bytes);
+        self.given += (self.bytes.len() / PAGE_BYTES) as u64;
+        self.bytes.clear();
+    }
+
+    /// Hands on what is left, and what was left out at the beginning: the header says where everything else came to lie.
+    pub(super) fn end(mut self, first_room: &[u8]) {
+        self.hand_on();
+        self.bytes.extend_from_slice(first_room);
+        self.bytes.resize(ROOM_BYTES, 0);
+        let sum = checksum(self.base, 0, &self.bytes);
+        self.bytes.extend_from_slice(&sum.to_le_bytes());
+        (self.give)(0, &self.bytes);
     }
 }
 
@@ -65,7 +86,8 @@ mod tests {
     use super::*;
 
     fn page(base: u64, number: u32) -> Vec<u8> {
-        let mut writer = PageWriter::new(base, 0);
+        let mut nowhere = |_, _: &[u8]| ();
+        let mut writer = PageWriter::new(base, &mut nowhere);
         for _ in 0..=number {
             writer.bytes.extend_from_slice(b"rows of this page");
             writer.close();

@@ -438,7 +438,8 @@ mod tests {
             let at =
                 if page == 0 { 16 + (chance >> 8) % 144 } else { (chance >> 8) % 900 } as usize;
             pages[page][at] = (chance >> 32) as u8;
-            let mut writer = crate::index::page::PageWriter::new(rows.base, 0);
+            let mut nowhere = |_, _: &[u8]| ();
+            let mut writer = crate::index::page::PageWriter::new(rows.base, &mut nowhere);
             for page in pages {
                 writer.bytes.extend_from_slice(&page[..crate::index::ROOM_BYTES]);
                 writer.close();
