@@ -1,7 +1,7 @@
 //! What a shard's core keeps in memory of many messages in many queues.
 //!
-//! The disk obeys and forgets: blocks are dropped when the shard has dropped them, indexes are encoded as ever
-//! and dropped too. What is resident then is the core's own, and what it took from the allocator at its worst.
+//! The disk obeys and forgets: blocks are dropped when the shard has dropped them, indexes are encoded as ever,
+//! piece by piece, and dropped too. What is resident then is the core's own, and what it took from the allocator at its worst.
 
 use crate::fill;
 use crate::linux::Place;
@@ -199,10 +199,12 @@ impl Desk {
                     }
                     Action::WriteIndex { rows } => {
                         let begun = Instant::now();
-                        let index = rows.encode();
+                        let (mut bytes, held_max) = (0, &mut self.held_max);
+                        rows.encode_to(&mut |at, piece| {
+                            bytes = bytes.max(at + piece.len() as u64);
+                            *held_max = held_max.max(held());
+                        });
                         self.rows_took += begun.elapsed();
-                        self.held_max = self.held_max.max(held());
-                        let bytes = index.len() as u64;
                         self.index_bytes += bytes;
                         self.index_bytes_max = self.index_bytes_max.max(bytes);
                         let result = Ok(rows.indexed());
