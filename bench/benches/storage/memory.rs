@@ -9,12 +9,14 @@ use crate::outcome::{Goal, Outcome};
 use anyhow::{Context as _, ensure};
 use ringmq_blocks::BlockAllocator;
 use ringmq_core::{
-    Action, Block, DiskError, Input, LogFiles, Memory, Now, Outbox, SegmentFile, Shard, ShardConfig,
+    Action, BLOCK_BYTES, Block, DiskError, Input, LogFiles, Memory, Now, Outbox, SegmentFile,
+    Shard, ShardConfig,
 };
 use ringmq_schema::build::{FrameBuilder, readdress};
 use ringmq_schema::frame;
 use ringmq_schema::opcode::Opcode;
 use ringmq_schema::produce::Flush;
+use ringmq_schema::zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
@@ -83,18 +85,27 @@ pub struct Options {
     keys: bool,
 }
 
-pub struct Heap(Vec<u8>);
+/// As large and as aligned as the broker's are, so that they come from where its blocks come from.
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[zerocopy(crate = "ringmq_schema::zerocopy")]
+#[repr(C, align(4096))]
+struct Page([u8; BLOCK_BYTES]);
+
+pub struct Heap(Vec<Page>);
 
 impl Block for Heap {
     fn bytes(&self) -> &[u8] {
-        &self.0
+        self.0.as_bytes()
     }
     fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        self.0.as_mut_bytes()
     }
     fn truncate(&mut self, bytes: usize) {
-        self.0.truncate(bytes);
-        self.0.shrink_to_fit();
+        let pages = bytes / BLOCK_BYTES;
+        match pages <= self.0.len() / 2 {
+            true => self.0 = self.0[..pages].to_vec(),
+            false => self.0.truncate(pages),
+        }
     }
 }
 
@@ -103,7 +114,7 @@ pub struct Pool;
 impl Memory for Pool {
     type Block = Heap;
     fn allocate(&mut self, bytes: usize) -> Heap {
-        Heap(vec![0; bytes])
+        Heap(vec![Page([0; BLOCK_BYTES]); bytes / BLOCK_BYTES])
     }
 }
 
