@@ -2,6 +2,7 @@
 #![allow(clippy::missing_panics_doc)] // Panicking is how a test says that a promise is broken.
 
 use crate::server::eventually;
+use crate::site::wait_for_topic;
 use ringmq::{Client, ConsumeFrom, Filter};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,6 +26,7 @@ pub fn consume(
     let runtime = tokio::runtime::Runtime::new().expect("threads can be made");
     let consumed = runtime.block_on(async move {
         let client = Client::connect(&namesrv.to_string()).await?;
+        wait_for_topic(&client, topic).await;
         let consumer = client.push_consumer(group).subscribe(topic, Filter::all());
         let listener = move |record: ringmq::Record| {
             let place = (record.queue().id, record.offset());

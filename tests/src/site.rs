@@ -96,6 +96,19 @@ pub async fn wait_for_brokers(client: &Client, count: usize) {
     }
 }
 
+/// Waits until the name server knows a topic: a broker that has just started says so when it is ready itself.
+pub async fn wait_for_topic(client: &Client, topic: &str) {
+    let begun = Instant::now();
+    let is_known = async || {
+        let topics = client.admin().topics(topic).await;
+        topics.is_ok_and(|topics| topics.iter().any(|known| known == topic))
+    };
+    while !is_known().await {
+        assert!(begun.elapsed() < PATIENCE, "{topic} does not become known");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Sends these, each acknowledged.
 pub async fn send_all(
     producer: &Producer,

@@ -78,7 +78,8 @@ async fn writes(file: &Rc<DmaFile>, plan: Plan) -> anyhow::Result<f64> {
     // The same buffers again and again, as many as are in flight.
     let mut spare: Vec<_> = (0..plan.depth)
         .map(|number| {
-            let mut buffer = file.alloc_dma_buffer(plan.write_bytes);
+            // In huge pages, as the log's.
+            let mut buffer = glommio::allocate_dma_buffer_global(plan.write_bytes);
             buffer.as_bytes_mut().fill(number as u8);
             Rc::new(buffer)
         })

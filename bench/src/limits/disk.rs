@@ -191,7 +191,8 @@ async fn sequential_writes(
     loop {
         // At least one write: on a busy machine a short slice may be over before it began.
         while in_flight.len() < SEQUENTIAL_DEPTH && (position == 0 || start.elapsed() < duration) {
-            let mut buffer = file.alloc_dma_buffer(SEQUENTIAL_WRITE_BYTES);
+            // In huge pages, as the broker's blocks.
+            let mut buffer = glommio::allocate_dma_buffer_global(SEQUENTIAL_WRITE_BYTES);
             buffer.as_bytes_mut()[0] = position as u8;
             in_flight.push(file.write_at(buffer, position));
             position = (position + SEQUENTIAL_WRITE_BYTES as u64) % SEQUENTIAL_FILE_BYTES;
