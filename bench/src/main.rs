@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ringmq_bench::args::Arguments;
 
-/// A broker in this process, and raw writes, take their memory from it.
+/// Raw writes take their memory from where the broker's log has its blocks.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: ringmq_blocks::BlockAllocator = ringmq_blocks::BlockAllocator;

@@ -100,11 +100,6 @@ unsafe impl GlobalAlloc for BlockAllocator {
     }
 }
 
-/// Bytes of the chunks that there are, used or spare.
-pub fn mapped_bytes() -> usize {
-    pool().chunks() * CHUNK_BYTES
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

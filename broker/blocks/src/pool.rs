@@ -45,10 +45,6 @@ impl Pool {
         Pool { chunks: Vec::new(), first_free: 0, empty: 0 }
     }
 
-    pub(super) fn chunks(&self) -> usize {
-        self.chunks.len()
-    }
-
     /// A block of so many bytes, at least one and at most a chunk's; `None` when the system has no memory.
     pub(super) fn take(&mut self, bytes: usize) -> Option<*mut u8> {
         let wanted = mask(bytes);
@@ -144,7 +140,7 @@ mod tests {
     fn a_full_chunk_is_followed_by_another_and_few_empty_ones_stay() {
         let mut pool = Pool::new();
         let halves: Vec<_> = (0..40).map(|_| pool.take(CHUNK_BYTES / 2).unwrap()).collect();
-        assert_eq!((pool.chunks(), pool.empty), (20, 0));
+        assert_eq!((pool.chunks.len(), pool.empty), (20, 0));
         assert!(pool.chunks.is_sorted_by_key(|chunk| chunk.address));
         let again = halves[7];
         assert!(pool.give_back(again, CHUNK_BYTES / 2));
@@ -152,10 +148,10 @@ mod tests {
         for block in halves {
             assert!(pool.give_back(block, CHUNK_BYTES / 2));
         }
-        assert_eq!((pool.chunks(), pool.empty), (SPARE_CHUNKS_MAX, SPARE_CHUNKS_MAX));
+        assert_eq!((pool.chunks.len(), pool.empty), (SPARE_CHUNKS_MAX, SPARE_CHUNKS_MAX));
         assert!(!pool.give_back(4096 as *mut u8, 4096), "not from here");
         let block = pool.take(SLOT_BYTES).unwrap();
-        assert_eq!((pool.chunks(), pool.empty), (SPARE_CHUNKS_MAX, SPARE_CHUNKS_MAX - 1));
+        assert_eq!((pool.chunks.len(), pool.empty), (SPARE_CHUNKS_MAX, SPARE_CHUNKS_MAX - 1));
         pool.give_back(block, SLOT_BYTES);
         pool.chunks.drain(..).for_each(|chunk| unmap(chunk.address, CHUNK_BYTES));
     }

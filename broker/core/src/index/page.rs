@@ -73,11 +73,10 @@ impl<'a> PageWriter<'a> {
     /// Hands on what is left, and what was left out at the beginning: the header says where everything else came to lie.
     pub(super) fn end(mut self, first_room: &[u8]) {
         self.hand_on();
+        self.given = 0;
         self.bytes.extend_from_slice(first_room);
-        self.bytes.resize(ROOM_BYTES, 0);
-        let sum = checksum(self.base, 0, &self.bytes);
-        self.bytes.extend_from_slice(&sum.to_le_bytes());
-        (self.give)(0, &self.bytes);
+        self.close();
+        self.hand_on();
     }
 }
 
