@@ -100,7 +100,8 @@ impl Latencies {
         let us = |percentile: f64| self.at_ns(percentile) as f64 / 1_000.0;
         LatencyFigures {
             samples: self.count(),
-            mean_us: self.histogram.mean() / 1_000.0,
+            // A mean has many digits that say nothing, and that a reader of JSON may round differently.
+            mean_us: self.histogram.mean().round() / 1_000.0,
             p50_us: us(50.0),
             p90_us: us(90.0),
             p99_us: us(99.0),
