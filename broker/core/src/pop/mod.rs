@@ -39,19 +39,36 @@ impl Flight {
 }
 
 /// What one group has popped from one queue.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Flights {
     next: u64,
+    /// Where in the log the last new message lay that was handed out. Nothing depends on it but who is served first: the log
+    /// does not tell it.
+    reached: u64,
     flights: BTreeMap<u64, Flight>,
     /// Those that can be handed out, by the time from which on they may.
     due: BTreeSet<(i64, u64)>,
     lanes: BTreeMap<u64, BTreeSet<u64>>,
 }
 
+impl PartialEq for Flights {
+    /// What is due and who waits for whom follow from what is in flight.
+    fn eq(&self, other: &Flights) -> bool {
+        self.next == other.next && self.flights == other.flights
+    }
+}
+
+impl Eq for Flights {}
+
 impl Flights {
     /// First offset that was never looked at.
     pub(crate) fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Position in the log up to which new messages were handed out; 0 when nothing is known of that.
+    pub(crate) fn reached(&self) -> u64 {
+        self.reached
     }
 
     /// Everything below is done.
@@ -208,6 +225,13 @@ impl Pops {
         self.in_flight -= flights.len();
         flights.apply(op);
         self.in_flight += flights.len();
+    }
+
+    /// New messages of a queue were handed out up to this position in the log.
+    pub(crate) fn has_reached(&mut self, group: u32, queue: QueueId, position: u64) {
+        if let Some(flights) = self.queues.get_mut(&(group, queue)) {
+            flights.reached = position;
+        }
     }
 
     /// Everything from this group and queue on, in order.

@@ -12,7 +12,7 @@ use super::filter::{Filter, InMemory};
 use super::gather::Source;
 use super::parked::{Parked, Reading, Wanted};
 use super::transfer::Run;
-use super::windows::{Read, WINDOW_BYTES};
+use super::windows::{AHEAD_OF_ONE, Read, WINDOW_BYTES};
 use crate::index::{Entry, PAGE_BYTES};
 use crate::log::Segment;
 use crate::seam::{Action, BLOCK_BYTES, Block, DiskError, Memory, Now, Outbox};
@@ -248,14 +248,21 @@ impl<M: Memory> Shard<M> {
         out.actions.push(Action::Read { read, position: start, bytes });
     }
 
-    /// Whoever has come from the window before will want the one behind.
+    /// Whoever has come from the window before will want those behind.
     pub(super) fn read_ahead(&mut self, start: u64, segment: Segment, out: &mut Outbox<M::Block>) {
-        let next = start + WINDOW_BYTES;
-        let is_sequence = start >= segment.base + WINDOW_BYTES
-            && self.windows.has(start - WINDOW_BYTES)
-            && next + WINDOW_BYTES <= segment.end().min(self.log.flushed());
-        if is_sequence && !self.windows.has(next) && self.windows.may_read_ahead() {
-            self.read_window(next, WINDOW_BYTES, segment, Vec::new(), false, out);
+        let is_sequence =
+            start >= segment.base + WINDOW_BYTES && self.windows.has(start - WINDOW_BYTES);
+        if !is_sequence {
+            return;
+        }
+        let end = segment.end().min(self.log.flushed());
+        for next in (1..=AHEAD_OF_ONE).map(|n| start + n * WINDOW_BYTES) {
+            if next + WINDOW_BYTES <= end
+                && !self.windows.has(next)
+                && self.windows.may_read_ahead()
+            {
+                self.read_window(next, WINDOW_BYTES, segment, Vec::new(), false, out);
+            }
         }
     }
 

@@ -18,6 +18,7 @@ mod windows;
 pub(super) use filter::Filter;
 pub(super) use gather::{cut, is_record};
 pub(super) use parked::Fetches;
+pub(super) use single::cut_from;
 pub(super) use windows::Windows;
 
 use super::offsets::{check_count, nothing};

@@ -5,24 +5,33 @@ use super::super::locate::PageName;
 use super::gather::cut;
 use super::windows::WINDOW_BYTES;
 use crate::index::PAGE_BYTES;
-use crate::seam::{Action, BLOCK_BYTES, Memory, Outbox, Slice};
+use crate::seam::{Action, BLOCK_BYTES, Block, Memory, Outbox, Slice};
 use std::rc::Rc;
 
 impl<M: Memory> Shard<M> {
-    /// A record in what was read: in `held`, from that position on, or in a window that is kept.
+    /// A record in a window that is kept; `used` is the one that was used last, with its position.
     pub(in super::super) fn read_record(
         &mut self,
         position: u64,
         bytes: u32,
-        held: Option<&(u64, Rc<M::Block>)>,
+        used: &mut Option<(u64, Rc<M::Block>)>,
     ) -> Option<Slice<M::Block>> {
-        if let Some(slice) = held.and_then(|(start, block)| cut(*start, block, position, bytes)) {
+        if let Some(slice) = cut_from(used.as_ref(), position, bytes) {
             return Some(slice);
         }
         let segment = self.log.segment_of(position)?;
         let start = position - (position - segment.base) % WINDOW_BYTES;
         let block = self.windows.get(start, position + u64::from(bytes))?;
-        cut(start, &block, position, bytes)
+        let slice = cut(start, &block, position, bytes);
+        *used = Some((start, block));
+        slice
+    }
+
+    /// Somebody has come to this window: those behind it may be read.
+    pub(in super::super) fn came_to(&mut self, start: u64, out: &mut Outbox<M::Block>) {
+        if let Some(segment) = self.log.segment_of(start) {
+            self.read_ahead(start, segment, out);
+        }
     }
 
     /// Begins to read the window in which a record lies, or (`alone`) no more than the record. Returns `false` when its
@@ -64,4 +73,13 @@ impl<M: Memory> Shard<M> {
         let bytes = page.count * PAGE_BYTES as u32;
         out.actions.push(Action::ReadIndex { read, base: page.base, at, bytes });
     }
+}
+
+/// A record in what was read, if it lies there.
+pub(in super::super) fn cut_from<B: Block>(
+    held: Option<&(u64, Rc<B>)>,
+    position: u64,
+    bytes: u32,
+) -> Option<Slice<B>> {
+    held.and_then(|(start, block)| cut(*start, block, position, bytes))
 }

@@ -12,8 +12,10 @@ use std::rc::Rc;
 
 /// Length of a window; reads of this size run at the speed of the disk.
 pub(super) const WINDOW_BYTES: u64 = 1 << 20;
+/// Windows that are read before a reader comes to them: at 1 GB/s one lasts a millisecond, which a disk may take to answer.
+pub(super) const AHEAD_OF_ONE: u64 = 2;
 /// Most windows that are read before somebody asks for them.
-const AHEAD_MAX: usize = 4;
+const AHEAD_MAX: usize = 8;
 
 /// One read of the log.
 #[derive(Debug)]

@@ -7,10 +7,11 @@ use super::parked::{Parked, Wanted};
 use super::{OpWriter, Piece, Shard};
 use crate::pop::{Flight, Op};
 use crate::seam::{Memory, Now, Outbox, Slice};
-use crate::shard::fetch::is_record;
+use crate::shard::fetch::{cut_from, is_record};
 use crate::shard::locate::{Located, PageName, locate, position};
 use ringmq_schema::admin::MessageType;
 use ringmq_schema::pop::Popped;
+use std::rc::Rc;
 
 /// Messages whose attempts are used up that one step puts aside.
 const DEAD_A_STEP: usize = 64;
@@ -50,6 +51,8 @@ pub(super) struct Taking<'a, B> {
     pub(super) held_back: u32,
     pub(super) dead: usize,
     pub(super) got: Collected<B>,
+    /// The window of the log that the last record from the disk came from.
+    window: Option<(u64, Rc<B>)>,
 }
 
 /// What became of an offset.
@@ -98,9 +101,7 @@ impl<M: Memory> Shard<M> {
     ) -> Collected<M::Block> {
         let settings = self.registry.topic(parked.topic).map(|topic| &topic.settings);
         let is_fifo = settings.is_some_and(|s| s.message_type == MessageType::Fifo.0);
-        let count = parked.queues.len();
-        let rotation = self.poppers.rotation;
-        self.poppers.rotation = rotation.wrapping_add(1);
+        let order = self.order_of(parked);
         let got =
             Collected { records: Vec::new(), pieces: Vec::new(), need: None, is_cut_short: false };
         let nonce = self.pops.new_nonce();
@@ -116,10 +117,11 @@ impl<M: Memory> Shard<M> {
             held_back: 0,
             dead: 0,
             got,
+            window: None,
         };
         let group = self.registry.group(taking.parked.group);
         let is_on = group.is_some_and(|group| group.settings.consume_enabled);
-        for at in (0..if is_on { count } else { 0 }).map(|n| (rotation % count + n) % count) {
+        for at in order.into_iter().take_while(|_| is_on) {
             let wanted = taking.wanted(at);
             if taking.room() == 0 {
                 break;
@@ -132,7 +134,27 @@ impl<M: Memory> Shard<M> {
                 self.take_fresh(at, &mut taking);
             }
         }
+        if let Some((start, _)) = taking.window {
+            self.came_to(start, out);
+        }
         taking.got
+    }
+
+    /// In which order the queues of a pop are served: the one first whose next message lies furthest back in the log, so
+    /// that one window read from the disk serves all of them; in turn those that are equally far.
+    fn order_of(&mut self, parked: &Parked<M::Block>) -> Vec<usize> {
+        let count = parked.queues.len();
+        let rotation = self.poppers.rotation;
+        self.poppers.rotation = rotation.wrapping_add(1);
+        let turns = (0..count).map(|turn| (rotation % count + turn) % count);
+        let mut order: Vec<(u64, usize)> = turns
+            .map(|at| {
+                let flights = self.pops.get(parked.group, parked.queues[at].id);
+                (flights.map_or(0, crate::pop::Flights::reached), at)
+            })
+            .collect();
+        order.sort_by_key(|(reached, _)| *reached);
+        order.into_iter().map(|(_, at)| at).collect()
     }
 
     /// Hands out again what came back. Returns whether new ones may follow.
@@ -249,7 +271,9 @@ impl<M: Memory> Shard<M> {
         if let Some(slice) = self.log.tail.slice(position, bytes) {
             return Record::There(slice);
         }
-        let Some(slice) = self.read_record(position, bytes, taking.parked.block.as_ref()) else {
+        let held = cut_from(taking.parked.block.as_ref(), position, bytes);
+        let found = held.or_else(|| self.read_record(position, bytes, &mut taking.window));
+        let Some(slice) = found else {
             taking.needs(at, Need::Record(position, bytes));
             return Record::Wait;
         };

@@ -65,6 +65,9 @@ impl<M: Memory> Shard<M> {
                 return next;
             }
             let Ahead { found, end, why } = self.look_ahead(at, next, room, taking);
+            if let Some((_, position, _)) = found.last() {
+                self.pops.has_reached(group, id, *position);
+            }
             let visible = self.queues.at(taking.wanted(at).slot).visible;
             for (offset, position, bytes) in found {
                 if offset >= visible {
