@@ -2,7 +2,8 @@
 //!
 //! Who wants messages asks the shards one after the other, each for what it has; when none has any, a long poll is
 //! parked at all of them. Requests are tasks of their own: what they bring is kept for whoever asks next, so that a
-//! dropped `receive` loses nothing. A shard at which a long poll is parked has nothing, and is not asked.
+//! dropped `receive` loses nothing. A shard at which a long poll is parked has nothing, and is not asked, unless its last
+//! answer was full: then there is more, and every call asks for itself.
 //!
 //! Invariants:
 //! - at a shard no more long polls are parked than calls wait, and at most [`POLLS`]: one that is parked when a message
@@ -69,6 +70,8 @@ struct State {
     parked: HashMap<PlaceKey, usize>,
     /// Places whose last long poll failed.
     failed: HashSet<PlaceKey>,
+    /// Places whose last answer was full.
+    ample: HashSet<PlaceKey>,
     /// Calls that wait.
     waiting: usize,
     rotation: usize,
@@ -77,6 +80,11 @@ struct State {
 }
 
 impl State {
+    /// Whether a place has nothing, as far as is known.
+    fn is_bare(&self, place: &PlaceKey) -> bool {
+        self.parked.contains_key(place) && !self.ample.contains(place)
+    }
+
     fn unpark(&mut self, place: &PlaceKey, has_failed: bool) {
         if has_failed {
             self.failed.insert(place.clone());
@@ -264,6 +272,7 @@ impl Engine {
         state.tasks.spawn(async move {
             let brought = engine.pop(&place, max, wait).await;
             if let Err(error) = &brought {
+                engine.lock().ample.remove(&place.key());
                 engine.refresh(&place, error).await;
             }
             if !wait.is_zero() {
@@ -305,6 +314,8 @@ impl Engine {
         let until = Instant::now() + self.settings.invisible;
         let table = answer.read::<PopAnswer<'_>>("receive")?;
         let run = answer.run();
+        let is_full = table.records().is_some_and(|records| records.len() >= max.max(1))
+            || run.len() >= BYTES as usize / 2;
         let (mut at, mut received) = (0, Vec::new());
         for popped in table.records().into_iter().flatten() {
             let (end, _) = record::read_one(&run, at)
@@ -335,6 +346,10 @@ impl Engine {
             // Nobody takes them any more: they come back when their time is over.
             drop(state);
             return Err(self.closed());
+        }
+        match is_full {
+            true => _ = state.ample.insert(place.key()),
+            false => _ = state.ample.remove(&place.key()),
         }
         state.ready.extend(received);
         Ok(count)
@@ -368,7 +383,7 @@ impl Engine {
         let deadline = Instant::now() + wait;
         loop {
             let places = self.places();
-            let mut failed = Vec::new();
+            let (mut failed, mut brought) = (Vec::new(), 0);
             for _ in 0..places.len() {
                 let taken = self.take(max);
                 if !taken.is_empty() {
@@ -376,11 +391,11 @@ impl Engine {
                 }
                 self.check_open()?;
                 let place = self.turn(&places);
-                if self.lock().parked.contains_key(&place.key()) {
+                if self.lock().is_bare(&place.key()) {
                     continue;
                 }
                 match self.spawn_pop(&place, max, Duration::ZERO).await {
-                    Ok(Ok(_)) => {}
+                    Ok(Ok(count)) => brought += count,
                     Ok(Err(error)) => failed.push(error),
                     Err(_) => return Err(self.closed()),
                 }
@@ -396,6 +411,8 @@ impl Engine {
                     return Err(error);
                 }
                 _ if left.is_zero() => return Ok(Vec::new()),
+                // Another call took what came for this one: there may be more.
+                _ if brought > 0 => continue,
                 _ => {}
             }
             let taken = self.wait(&places, max, deadline).await?;
@@ -421,9 +438,15 @@ impl Engine {
             tokio::pin!(changed);
             changed.as_mut().enable();
             let taken = self.take(max);
-            let has_parked =
-                places.iter().any(|place| self.lock().parked.contains_key(&place.key()));
-            if !taken.is_empty() || self.routes.epoch() != epoch {
+            let (has_parked, is_ample) = {
+                let state = self.lock();
+                let keys = || places.iter().map(|place| place.key());
+                (
+                    keys().any(|key| state.parked.contains_key(&key)),
+                    keys().any(|key| state.ample.contains(&key)),
+                )
+            };
+            if !taken.is_empty() || is_ample || self.routes.epoch() != epoch {
                 return Ok(taken);
             }
             self.check_open()?;

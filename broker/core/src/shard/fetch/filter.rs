@@ -9,7 +9,7 @@
 use super::super::{Refuse, refuse};
 use super::WORK_MAX;
 use super::gather::is_record;
-use super::windows::{WINDOW_BYTES, Windows};
+use super::windows::{Windows, window_of};
 use crate::index::Entry;
 use crate::log::tail::Tail;
 use crate::peer::QueueId;
@@ -165,7 +165,7 @@ impl<'a, B: Block> InMemory<'a, B> {
         if let Some(slice) = self.tail.slice(position, bytes) {
             return Some(sql.judge(slice.bytes(), false));
         }
-        let start = position - (position - base) % WINDOW_BYTES;
+        let start = window_of(base, position);
         let end = position + u64::from(bytes);
         let is_last = self.last.as_ref().is_some_and(|(last, block)| {
             *last == start && start + block.bytes().len() as u64 >= end

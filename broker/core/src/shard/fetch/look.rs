@@ -12,7 +12,7 @@ use super::filter::{Filter, InMemory};
 use super::gather::Source;
 use super::parked::{Parked, Reading, Wanted};
 use super::transfer::Run;
-use super::windows::{AHEAD_OF_ONE, Read, WINDOW_BYTES};
+use super::windows::{AHEAD_OF_ONE, Range, Read, WINDOW_BYTES};
 use crate::index::{Entry, PAGE_BYTES};
 use crate::log::Segment;
 use crate::seam::{Action, BLOCK_BYTES, Block, DiskError, Memory, Now, Outbox};
@@ -208,9 +208,9 @@ impl<M: Memory> Shard<M> {
             self.serve(fetch, parked, true, out);
             return;
         };
-        let grain = if alone { BLOCK_BYTES as u64 } else { WINDOW_BYTES };
-        let start = position - (position - segment.base) % grain;
-        let reading = Reading { start, ..reading };
+        let range = Range::of(segment.base, position, record_end, alone);
+        let (start, alone) = (range.start, range.alone);
+        let reading = Reading { start, alone, ..reading };
         if !alone && let Some(block) = self.windows.get(start, record_end) {
             self.read_ahead(start, segment, out);
             self.take_block(fetch, parked, &reading, &block, expired, out);
@@ -219,23 +219,21 @@ impl<M: Memory> Shard<M> {
         parked.reading = Some(reading);
         self.fetches.parked.insert(fetch, parked);
         if alone || !self.windows.join(fetch, start, record_end) {
-            let needed = (record_end - start).next_multiple_of(BLOCK_BYTES as u64);
-            self.read_window(start, needed.max(grain), segment, vec![fetch], alone, out);
+            self.read_range(range, segment, vec![fetch], out);
         }
         if !alone {
             self.read_ahead(start, segment, out);
         }
     }
 
-    pub(super) fn read_window(
+    pub(super) fn read_range(
         &mut self,
-        start: u64,
-        bytes: u64,
+        range: Range,
         segment: Segment,
         fetches: Vec<u64>,
-        alone: bool,
         out: &mut Outbox<M::Block>,
     ) {
+        let Range { start, bytes, alone } = range;
         let flushed = self.log.flushed().next_multiple_of(BLOCK_BYTES as u64);
         let bytes = (start + bytes).min(segment.end()).min(flushed).saturating_sub(start) as u32;
         if bytes == 0 {
@@ -261,7 +259,7 @@ impl<M: Memory> Shard<M> {
                 && !self.windows.has(next)
                 && self.windows.may_read_ahead()
             {
-                self.read_window(next, WINDOW_BYTES, segment, Vec::new(), false, out);
+                self.read_range(Range::window(next), segment, Vec::new(), out);
             }
         }
     }

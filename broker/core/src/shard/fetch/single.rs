@@ -3,9 +3,9 @@
 use super::super::Shard;
 use super::super::locate::PageName;
 use super::gather::cut;
-use super::windows::WINDOW_BYTES;
+use super::windows::{Range, window_of};
 use crate::index::PAGE_BYTES;
-use crate::seam::{Action, BLOCK_BYTES, Block, Memory, Outbox, Slice};
+use crate::seam::{Action, Block, Memory, Outbox, Slice};
 use std::rc::Rc;
 
 impl<M: Memory> Shard<M> {
@@ -20,7 +20,7 @@ impl<M: Memory> Shard<M> {
             return Some(slice);
         }
         let segment = self.log.segment_of(position)?;
-        let start = position - (position - segment.base) % WINDOW_BYTES;
+        let start = window_of(segment.base, position);
         let block = self.windows.get(start, position + u64::from(bytes))?;
         let slice = cut(start, &block, position, bytes);
         *used = Some((start, block));
@@ -45,15 +45,13 @@ impl<M: Memory> Shard<M> {
         out: &mut Outbox<M::Block>,
     ) -> bool {
         let Some(segment) = self.log.segment_of(position) else { return false };
-        let grain = if alone { BLOCK_BYTES as u64 } else { WINDOW_BYTES };
-        let start = position - (position - segment.base) % grain;
         let end = position + u64::from(bytes);
-        if alone || !self.windows.join(reader, start, end) {
-            let needed = (end - start).next_multiple_of(BLOCK_BYTES as u64);
-            self.read_window(start, needed.max(grain), segment, vec![reader], alone, out);
+        let range = Range::of(segment.base, position, end, alone);
+        if range.alone || !self.windows.join(reader, range.start, end) {
+            self.read_range(range, segment, vec![reader], out);
         }
-        if !alone {
-            self.read_ahead(start, segment, out);
+        if !range.alone {
+            self.read_ahead(range.start, segment, out);
         }
         true
     }

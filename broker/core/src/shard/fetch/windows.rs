@@ -5,17 +5,54 @@
 //! - a window is read once for all who wait for it;
 //! - what is kept is durable, and so never changes: positions are not used again.
 
-use crate::seam::Block;
+use crate::seam::{BLOCK_BYTES, Block};
 use crate::table::Map;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Length of a window; reads of this size run at the speed of the disk.
-pub(super) const WINDOW_BYTES: u64 = 1 << 20;
+/// One read of a window; reads of this size run at the speed of the disk.
+const READ_BYTES: u64 = 1 << 20;
+/// So much of what a window's read brings lies in the next window, too: a record that crosses the border is there at once.
+const OVERLAP_BYTES: u64 = 16 << 10;
+/// From the start of a window to that of the next.
+pub(super) const WINDOW_BYTES: u64 = READ_BYTES - OVERLAP_BYTES;
 /// Windows that are read before a reader comes to them: at 1 GB/s one lasts a millisecond, which a disk may take to answer.
 pub(super) const AHEAD_OF_ONE: u64 = 2;
 /// Most windows that are read before somebody asks for them.
 const AHEAD_MAX: usize = 8;
+
+/// What is to be read for a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    /// It is not a window.
+    pub(super) alone: bool,
+}
+
+impl Range {
+    /// The window at `start`.
+    pub(super) fn window(start: u64) -> Range {
+        Range { start, bytes: READ_BYTES, alone: false }
+    }
+
+    /// The window in which the record from `position` to `end` lies, of a segment that begins at `base`; no more than the
+    /// record when it does not lie in one, or that is wanted (`alone`).
+    pub(super) fn of(base: u64, position: u64, end: u64, alone: bool) -> Range {
+        let window = Range::window(window_of(base, position));
+        if !alone && end <= window.start + window.bytes {
+            return window;
+        }
+        let start = position - (position - base) % BLOCK_BYTES as u64;
+        let bytes = (end - start).next_multiple_of(BLOCK_BYTES as u64);
+        Range { start, bytes, alone: true }
+    }
+}
+
+/// Where the window begins that a position lies in.
+pub(super) fn window_of(base: u64, position: u64) -> u64 {
+    position - (position - base) % WINDOW_BYTES
+}
 
 /// One read of the log.
 #[derive(Debug)]
@@ -147,6 +184,22 @@ mod tests {
         assert!(windows.has(0) && !windows.has(1000) && windows.has(2000));
         windows.keep(4000, &Rc::new(Bytes(vec![0; 4000])));
         assert_eq!((windows.held.len(), windows.bytes), (0, 0), "longer than all that may be kept");
+    }
+
+    #[test]
+    fn a_record_across_a_border_lies_in_the_window_where_it_begins() {
+        let base = 8 << 20;
+        let border = base + WINDOW_BYTES;
+        assert_eq!(Range::of(base, base, base + 10, false), Range::window(base));
+        assert_eq!(Range::of(base, border - 8, border + OVERLAP_BYTES, false), Range::window(base));
+        assert_eq!(Range::of(base, border, border + 8, false), Range::window(border));
+        let long = Range::of(base, border - 5000, border + OVERLAP_BYTES + 1, false);
+        assert_eq!(
+            long,
+            Range { start: border - 8192, bytes: 8192 + (16 << 10) + 4096, alone: true }
+        );
+        let alone = Range::of(base, base + 5000, base + 5100, true);
+        assert_eq!(alone, Range { start: base + 4096, bytes: 4096, alone: true });
     }
 
     #[test]
