@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use ringmq::{Client, ErrorKind, Producer, QueueStats, TopicSpec};
+use ringmq::{Admin, Client, ErrorKind, Producer, QueueStats, TopicSpec};
 
 use crate::args::{Load, Target, Watch};
 use crate::cpu::listener_on_loopback;
@@ -22,6 +22,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// Ten times the longest that an ASYNC message stays invisible by default.
 const VISIBLE_LIMIT: Duration = Duration::from_secs(5);
+/// Brokers register within a second of their start.
+const BROKER_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Clients and topic of a run.
@@ -29,6 +31,22 @@ pub struct Session {
     clients: Vec<Client>,
     topics: Vec<String>,
     topics_are_ours: bool,
+}
+
+/// How many masters serve. A cluster that has just been started comes to have some.
+async fn masters(admin: &Admin, namesrv: &str) -> anyhow::Result<u32> {
+    let deadline = Instant::now() + BROKER_LIMIT;
+    loop {
+        let brokers = admin.brokers().await.context("asking for the brokers")?;
+        let masters = brokers.iter().filter(|b| b.broker_id == 0 && b.shards > 0).count() as u32;
+        if masters > 0 {
+            return Ok(masters);
+        }
+        if Instant::now() >= deadline {
+            bail!("the name server at {namesrv} knows no broker");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn connect(namesrv: &str, connections: u32) -> anyhow::Result<Vec<Client>> {
@@ -63,6 +81,7 @@ impl Session {
             );
         }
         if !exists {
+            masters(&admin, &target.namesrv).await?;
             let spec = TopicSpec::new(topic.as_str()).queues(target.queues);
             admin.create_topic(spec).await.context("making the topic")?;
         }
@@ -78,11 +97,7 @@ impl Session {
     ) -> anyhow::Result<Session> {
         let clients = connect(namesrv, connections).await?;
         let admin = clients[0].admin();
-        let brokers = admin.brokers().await.context("asking for the brokers")?;
-        let masters = brokers.iter().filter(|b| b.broker_id == 0 && b.shards > 0).count() as u32;
-        if masters == 0 {
-            bail!("the name server at {namesrv} knows no broker");
-        }
+        let masters = masters(&admin, namesrv).await?;
         if !queues.is_multiple_of(masters) {
             bail!(
                 "{queues} queues cannot be spread evenly over {masters} brokers: every broker of a \

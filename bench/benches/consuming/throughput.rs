@@ -21,7 +21,7 @@ pub struct Options {
     #[command(flatten)]
     pub place: Place,
     /// Thousands of messages
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 1000)]
     thousands: u64,
     /// Measurements of each side
     #[arg(long, default_value_t = 3)]
@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long, default_value_t = 8)]
     queues: u32,
     /// Receiving loops of the simple consumer
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 64)]
     loops: usize,
     /// Bytes of a body
     #[arg(long, default_value_t = 1024)]

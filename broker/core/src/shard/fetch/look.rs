@@ -10,7 +10,7 @@ use super::super::pop::is_pop;
 use super::WORK_MAX;
 use super::filter::{Filter, InMemory};
 use super::gather::Source;
-use super::parked::{Parked, Reading, Wanted};
+use super::parked::{IndexRead, Parked, Reading, Wanted};
 use super::transfer::Run;
 use super::windows::{AHEAD_OF_ONE, Range, Read, WINDOW_BYTES};
 use crate::index::{Entry, PAGE_BYTES};
@@ -135,14 +135,8 @@ impl<M: Memory> Shard<M> {
         parked.pages = runs.len() as u32;
         parked.rounds += 1;
         self.fetches.parked.insert(fetch, parked);
-        for page in &runs {
-            self.figures.index_reads += u64::from(page.count);
-            let read = self.fetches.next;
-            self.fetches.next += 1;
-            self.fetches.index_reads.insert(read, (*page, fetch, self.mending.changes));
-            let at = u64::from(page.page) * PAGE_BYTES as u64;
-            let bytes = page.count * PAGE_BYTES as u32;
-            out.actions.push(Action::ReadIndex { read, base: page.base, at, bytes });
+        for pages in runs {
+            self.read_index(pages, vec![fetch], out);
         }
     }
 
@@ -154,7 +148,13 @@ impl<M: Memory> Shard<M> {
         now: Now,
         out: &mut Outbox<M::Block>,
     ) {
-        let Some((name, fetch, changes)) = self.fetches.index_reads.remove(&read) else { return };
+        let Some(IndexRead { pages, readers, changes }) = self.fetches.index_reads.remove(&read)
+        else {
+            return;
+        };
+        if self.fetches.pages_under_way.get(&pages) == Some(&read) {
+            self.fetches.pages_under_way.remove(&pages);
+        }
         // Read of an index that was made again meanwhile: it is read once more.
         let is_old = changes != self.mending.changes;
         let is_there = !is_old
@@ -162,30 +162,33 @@ impl<M: Memory> Shard<M> {
                 // The one that is needed last: it is there when the fetch goes on.
                 let mut is_there = true;
                 for (n, bytes) in block.bytes().chunks_exact(PAGE_BYTES).enumerate().rev() {
-                    let page = name.page + n as u32;
-                    is_there &= self.index_pages.insert(name.base, page, bytes).is_some();
+                    let page = pages.page + n as u32;
+                    is_there &= self.index_pages.insert(pages.base, page, bytes).is_some();
                 }
                 is_there
             });
-        if is_pop(fetch) {
-            if !is_there && !is_old {
-                self.mend(name.base);
+        let is_bad = !is_there && !is_old;
+        if is_bad {
+            self.mend(pages.base);
+        }
+        for reader in readers {
+            if is_pop(reader) {
+                self.pop_page(reader, !is_bad, now, out);
+                continue;
             }
-            return self.pop_page(fetch, is_there || is_old, now, out);
-        }
-        let Some(mut parked) = self.fetches.parked.remove(&fetch) else { return };
-        parked.pages -= 1;
-        if !is_there && !is_old {
-            parked.unreadable.push(name.base);
-            self.mend(name.base);
-        }
-        if parked.pages > 0 {
-            self.fetches.parked.insert(fetch, parked);
-        } else if parked.orphaned {
-            self.forget(fetch, parked);
-        } else {
-            let expired = self.is_due(&parked, now);
-            self.serve(fetch, parked, expired, out);
+            let Some(mut parked) = self.fetches.parked.remove(&reader) else { continue };
+            parked.pages -= 1;
+            if is_bad {
+                parked.unreadable.push(pages.base);
+            }
+            if parked.pages > 0 {
+                self.fetches.parked.insert(reader, parked);
+            } else if parked.orphaned {
+                self.forget(reader, parked);
+            } else {
+                let expired = self.is_due(&parked, now);
+                self.serve(reader, parked, expired, out);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::peer::{Member, QueueId};
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
 use crate::table::Map;
 use ringmq_schema::consume::FetchedQueue;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A queue that a fetch asks for.
 #[derive(Debug, Clone, Copy)]
@@ -86,13 +86,24 @@ impl Parked {
     }
 }
 
+/// A read of an index under way.
+#[derive(Debug)]
+pub(super) struct IndexRead {
+    pub(super) pages: PageName,
+    /// Fetches and pops that wait for it.
+    pub(super) readers: Vec<u64>,
+    /// How many changes of indexes there had been.
+    pub(super) changes: u64,
+}
+
 /// Fetches that wait, by number.
 #[derive(Debug, Default)]
 pub(in super::super) struct Fetches {
     pub(super) parked: Map<u64, Parked>,
     due: BTreeSet<(u64, u64)>,
-    /// Pages, for whom, and how many changes of indexes there had been.
-    pub(super) index_reads: Map<u64, (PageName, u64, u64)>,
+    pub(super) index_reads: Map<u64, IndexRead>,
+    /// Reads of pages that pops may share.
+    pub(super) pages_under_way: BTreeMap<PageName, u64>,
     pub(super) next: u64,
     pub(super) rotation: usize,
     /// Whose turn it is in a fetch for which a read failed: so that all come to have theirs, it moves on only

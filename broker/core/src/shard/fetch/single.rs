@@ -3,10 +3,14 @@
 use super::super::Shard;
 use super::super::locate::PageName;
 use super::gather::cut;
+use super::parked::IndexRead;
 use super::windows::{Range, window_of};
 use crate::index::PAGE_BYTES;
 use crate::seam::{Action, Block, Memory, Outbox, Slice};
 use std::rc::Rc;
+
+/// Reads of an index under way with which none is begun that nobody waits for.
+const PAGES_AHEAD_MAX: usize = 8;
 
 impl<M: Memory> Shard<M> {
     /// A record in a window that is kept; `used` is the one that was used last, with its position.
@@ -56,20 +60,66 @@ impl<M: Memory> Shard<M> {
         true
     }
 
-    /// Begins to read pages of an index.
+    /// Reads the window in which a record lies before anybody waits for it. Returns `false` when nothing would be kept of it.
+    pub(in super::super) fn prepare_record(
+        &mut self,
+        position: u64,
+        bytes: u32,
+        out: &mut Outbox<M::Block>,
+    ) -> bool {
+        let Some(segment) = self.log.segment_of(position) else { return false };
+        let range = Range::of(segment.base, position, position + u64::from(bytes), false);
+        if range.alone || !self.windows.are_kept() {
+            return false;
+        }
+        // One that is kept and has not got it was read before the record was there.
+        if !self.windows.is_coming(range.start) && self.windows.may_read_ahead() {
+            self.read_range(range, segment, Vec::new(), out);
+        }
+        true
+    }
+
+    /// Reads pages of an index before anybody waits for them, unless enough others are read.
+    pub(in super::super) fn prepare_page(&mut self, pages: PageName, out: &mut Outbox<M::Block>) {
+        if self.fetches.pages_under_way.len() < PAGES_AHEAD_MAX {
+            self.read_page_for(None, pages, out);
+        }
+    }
+
+    /// Reads pages of an index for whom waits for them, or (`None`) for whoever comes next. All who want the same pages
+    /// share one read.
     pub(in super::super) fn read_page_for(
         &mut self,
-        reader: u64,
-        page: PageName,
+        reader: Option<u64>,
+        pages: PageName,
         out: &mut Outbox<M::Block>,
     ) {
-        self.figures.index_reads += u64::from(page.count);
+        let under_way = self.fetches.pages_under_way.get(&pages);
+        match under_way.and_then(|read| self.fetches.index_reads.get_mut(read)) {
+            Some(read) => read.readers.extend(reader),
+            None => {
+                let read = self.read_index(pages, reader.into_iter().collect(), out);
+                self.fetches.pages_under_way.insert(pages, read);
+            }
+        }
+    }
+
+    /// Begins to read pages of an index.
+    pub(super) fn read_index(
+        &mut self,
+        pages: PageName,
+        readers: Vec<u64>,
+        out: &mut Outbox<M::Block>,
+    ) -> u64 {
+        self.figures.index_reads += u64::from(pages.count);
         let read = self.fetches.next;
         self.fetches.next += 1;
-        self.fetches.index_reads.insert(read, (page, reader, self.mending.changes));
-        let at = u64::from(page.page) * PAGE_BYTES as u64;
-        let bytes = page.count * PAGE_BYTES as u32;
-        out.actions.push(Action::ReadIndex { read, base: page.base, at, bytes });
+        let changes = self.mending.changes;
+        self.fetches.index_reads.insert(read, IndexRead { pages, readers, changes });
+        let at = u64::from(pages.page) * PAGE_BYTES as u64;
+        let bytes = pages.count * PAGE_BYTES as u32;
+        out.actions.push(Action::ReadIndex { read, base: pages.base, at, bytes });
+        read
     }
 }
 

@@ -115,6 +115,16 @@ impl<B: Block> Windows<B> {
         true
     }
 
+    /// Whether a window is on its way.
+    pub(super) fn is_coming(&self, start: u64) -> bool {
+        self.under_way.contains_key(&start)
+    }
+
+    /// Whether anything is kept of what was read.
+    pub(super) fn are_kept(&self) -> bool {
+        self.limit as u64 >= READ_BYTES
+    }
+
     /// Whether one more may be read ahead.
     pub(super) fn may_read_ahead(&self) -> bool {
         self.limit > 0 && self.ahead < AHEAD_MAX

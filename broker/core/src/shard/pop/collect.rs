@@ -53,6 +53,8 @@ pub(super) struct Taking<'a, B> {
     pub(super) got: Collected<B>,
     /// The window of the log that the last record from the disk came from.
     window: Option<(u64, Rc<B>)>,
+    /// What the last queue needs.
+    last_need: Option<Need>,
 }
 
 /// What became of an offset.
@@ -79,6 +81,7 @@ impl<B> Taking<'_, B> {
 
     pub(super) fn needs(&mut self, at: usize, need: Need) {
         self.got.need.get_or_insert((at, need));
+        self.last_need = Some(need);
     }
 
     /// Whether a record is still within the bytes of one answer; one always is.
@@ -118,6 +121,7 @@ impl<M: Memory> Shard<M> {
             dead: 0,
             got,
             window: None,
+            last_need: None,
         };
         let group = self.registry.group(taking.parked.group);
         let is_on = group.is_some_and(|group| group.settings.consume_enabled);
@@ -133,11 +137,28 @@ impl<M: Memory> Shard<M> {
             if !wanted.failed && self.take_expired(at, &mut taking, now, out) {
                 self.take_fresh(at, &mut taking);
             }
+            // Others may have enough at hand for every pop that comes: what this queue needs is read beside them.
+            if let Some(need) = taking.last_need.take()
+                && !self.prepare(need, out)
+            {
+                break;
+            }
         }
         if let Some((start, _)) = taking.window {
             self.came_to(start, out);
         }
         taking.got
+    }
+
+    /// Reads what a queue needs before a pop waits for it. Returns `false` when only a pop that waits can have it.
+    fn prepare(&mut self, need: Need, out: &mut Outbox<M::Block>) -> bool {
+        match need {
+            Need::Page(pages) => {
+                self.prepare_page(pages, out);
+                true
+            }
+            Need::Record(position, bytes) => self.prepare_record(position, bytes, out),
+        }
     }
 
     /// In which order the queues of a pop are served: the one first whose next message lies furthest back in the log, so

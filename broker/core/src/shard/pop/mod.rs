@@ -328,7 +328,7 @@ impl<M: Memory> Shard<M> {
         self.poppers.parked.insert(pop, parked);
         let begun = match need {
             Need::Page(page) => {
-                self.read_page_for(pop, page, out);
+                self.read_page_for(Some(pop), page, out);
                 true
             }
             Need::Record(position, bytes) => self.read_record_for(pop, position, bytes, alone, out),
