@@ -357,11 +357,12 @@ impl Engine {
 
     fn take(&self, max: usize) -> Vec<Received> {
         let mut state = self.lock();
-        let mut taken = Vec::new();
+        let mut taken = Vec::with_capacity(max.min(state.ready.len()));
+        let half_over = Instant::now() + self.settings.invisible / 2;
         while taken.len() < max
             && let Some(message) = state.ready.pop_front()
         {
-            if message.time_left() >= self.settings.invisible / 2 {
+            if message.until() >= half_over {
                 taken.push(message);
             }
         }

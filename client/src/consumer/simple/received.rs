@@ -73,6 +73,11 @@ impl Received {
         self.until.saturating_duration_since(Instant::now())
     }
 
+    /// When it comes back if it is not acknowledged.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
     pub(super) fn name(&self) -> String {
         format!("{} offset {}", self.record.queue(), self.record.offset())
     }

@@ -223,7 +223,7 @@ pub(in super::super) fn is_record<B: Block>(slice: &Slice<B>, id: QueueId, offse
 }
 
 /// Adds a slice, as one with the last where they adjoin.
-fn push_slice<B>(slice: Slice<B>, first_slice: usize, out: &mut Outbox<B>) {
+pub(in super::super) fn push_slice<B>(slice: Slice<B>, first_slice: usize, out: &mut Outbox<B>) {
     if out.slices.len() > first_slice
         && let Some(last) = out.slices.last_mut()
         && Rc::ptr_eq(&last.block, &slice.block)

@@ -16,7 +16,7 @@ mod transfer;
 mod windows;
 
 pub(super) use filter::Filter;
-pub(super) use gather::{cut, is_record};
+pub(super) use gather::{cut, is_record, push_slice};
 pub(super) use parked::Fetches;
 pub(super) use single::cut_from;
 pub(super) use windows::Windows;

@@ -14,7 +14,7 @@ mod fresh;
 mod parked;
 mod receipts;
 
-use super::fetch::Filter;
+use super::fetch::{Filter, push_slice};
 use super::waiting::Then;
 use super::{Asker, Handled, Refuse, Shard, read, refuse};
 use crate::peer::QueueId;
@@ -295,7 +295,7 @@ impl<M: Memory> Shard<M> {
             PopAnswer::create(fbb, &PopAnswerArgs { records })
         });
         let first = out.slices.len();
-        out.slices.extend(slices);
+        slices.into_iter().for_each(|slice| push_slice(slice, first, out));
         let (head, slices) = (start..out.heads.len(), first..out.slices.len());
         out.actions.push(Action::Answer { connection, head, slices });
     }
