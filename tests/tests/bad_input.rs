@@ -192,7 +192,7 @@ fn unknown_topics_queues_and_groups() {
 
     let answer = wire
         .call(Opcode::CommitOffsets, shard, &[], |fbb| {
-            let entries = Some(fbb.create_vector(&[CommitEntry::new(topic, 0, 0, 0, 0)]));
+            let entries = Some(fbb.create_vector(&[CommitEntry::new(topic, 0, 0, 0, 0, 0)]));
             let args = CommitOffsetsArgs { group: 77, entries, ..CommitOffsetsArgs::default() };
             CommitOffsets::create(fbb, &args)
         })

@@ -9,10 +9,12 @@
 //! 1 Begin     u64 beginning of the snapshot before, 0: none
 //! 2 Registry  u64 version, u32 last topic id, u32 last group id; follows Begin at once
 //! 3 Changes   (u32 length, a topic or group as its record has it)*
-//! 4 Offsets   (u32 group, u32 topic, u32 queue, i64 committed or -1, i64 committed at, u32 generation, u128 owner)*
+//! 4 Offsets   (u32 group, u32 topic, u32 queue, i64 committed or -1, i64 committed at, u32 generation, u128 owner)*;
+//!             of earlier versions: now 8
 //! 5 Queues    (u32 topic, u32 queue, u64 min, u64 next, i64 newest store time)*
 //! 6 End       u64 beginning
 //! 7 Hole      as its record has it
+//! 8 Offsets   as 4, behind each u16 attempts at what lies there
 //! 20 Recalled (i64 due, u64 position)*, before Fired
 //! 21 Fired    i64 due, u64 position, then (u64 segment, i64 due, u64 position)*
 //! 22 Behind   (i64 due, u64 position, u32 bytes)*, after Fired
@@ -105,7 +107,7 @@ impl Slice {
     }
 
     pub(crate) fn offsets() -> Slice {
-        Slice::new(4)
+        Slice::new(8)
     }
 
     pub(crate) fn queues() -> Slice {
@@ -177,7 +179,8 @@ impl Slice {
     }
 
     pub(crate) fn add_offset(&mut self, group: u32, queue: QueueId, progress: &Progress) {
-        let Progress { committed, committed_ms, owner, generation, fetched: _ } = progress;
+        let Progress { committed, attempts, committed_ms, owner, generation, fetched: _ } =
+            progress;
         let committed = committed.map_or(-1, |offset| offset as i64);
         self.0.extend_from_slice(&group.to_le_bytes());
         self.0.extend_from_slice(&queue.topic.to_le_bytes());
@@ -186,6 +189,7 @@ impl Slice {
         self.0.extend_from_slice(&committed_ms.to_le_bytes());
         self.0.extend_from_slice(&generation.to_le_bytes());
         self.0.extend_from_slice(&owner.to_le_bytes());
+        self.0.extend_from_slice(&attempts.to_le_bytes());
     }
 
     pub(crate) fn add_timer(&mut self, key: Key) {
@@ -250,14 +254,15 @@ pub(crate) fn read(payload: &[u8], mut visit: impl FnMut(Item)) -> Option<()> {
             let at_ms = pop::read(ops, |group, queue, op| visit(Item::Pop(group, queue, op)))?;
             visit(Item::PopTime(at_ms));
         }
-        3..=5 | 20 | 22 => {
+        3..=5 | 8 | 20 | 22 => {
             while !reader.0.is_empty() {
                 visit(match part {
                     3 => {
                         let bytes = reader.u32()? as usize;
                         Item::Change(state::read_change(reader.take(bytes)?)?)
                     }
-                    4 => read_offset(&mut reader)?,
+                    4 => read_offset(&mut reader, false)?,
+                    8 => read_offset(&mut reader, true)?,
                     20 => Item::Recalled(read_timer(&mut reader)?),
                     22 => Item::Behind(read_timer(&mut reader)?, reader.u32()?),
                     _ => read_queue(&mut reader)?,
@@ -277,13 +282,15 @@ fn read_timer(reader: &mut Reader<'_>) -> Option<Key> {
     Some(Key { due_ms: reader.u64()? as i64, position: reader.u64()? })
 }
 
-fn read_offset(reader: &mut Reader<'_>) -> Option<Item> {
+fn read_offset(reader: &mut Reader<'_>, with_attempts: bool) -> Option<Item> {
     let group = reader.u32()?;
     let queue = QueueId { topic: reader.u32()?, queue: reader.u32()? };
     let committed = u64::try_from(reader.u64()? as i64).ok();
     let committed_ms = reader.u64()? as i64;
     let (generation, owner) = (reader.u32()?, reader.u128()?);
-    let progress = Progress { committed, committed_ms, owner, generation, fetched: None };
+    let attempts = if with_attempts { reader.u16()? } else { 0 };
+    let fetched = None;
+    let progress = Progress { committed, attempts, committed_ms, owner, generation, fetched };
     Some(Item::Offset { group, queue, progress })
 }
 
@@ -311,6 +318,7 @@ mod tests {
         let queue = QueueId { topic: 7, queue: 3 };
         let progress = Progress {
             committed: Some(9),
+            attempts: 3,
             committed_ms: 5,
             owner: 1 << 100,
             generation: 4,

@@ -24,6 +24,10 @@ impl<'a> Reader<'a> {
         Some(self.take(1)?[0])
     }
 
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
+    }
+
     pub(crate) fn u32(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
     }
@@ -164,17 +168,23 @@ pub(crate) struct Committed {
     pub(crate) group: u32,
     pub(crate) queue: QueueId,
     pub(crate) offset: u64,
+    /// How often the message there was delivered and not consumed.
+    pub(crate) attempts: u16,
 }
+
+/// Of `Offsets` records that tell attempts.
+const VERSION_WITH_ATTEMPTS: u8 = 2;
 
 /// Payload of an `Offsets` record.
 pub(crate) fn write_offsets(entries: &[Committed]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + entries.len() * 20);
-    out.push(VERSION);
+    let mut out = Vec::with_capacity(1 + entries.len() * 22);
+    out.push(VERSION_WITH_ATTEMPTS);
     for entry in entries {
         out.extend_from_slice(&entry.group.to_le_bytes());
         out.extend_from_slice(&entry.queue.topic.to_le_bytes());
         out.extend_from_slice(&entry.queue.queue.to_le_bytes());
         out.extend_from_slice(&entry.offset.to_le_bytes());
+        out.extend_from_slice(&entry.attempts.to_le_bytes());
     }
     out
 }
@@ -182,12 +192,16 @@ pub(crate) fn write_offsets(entries: &[Committed]) -> Vec<u8> {
 /// Reads what [`write_offsets`] wrote, handing on entry by entry.
 pub(crate) fn read_offsets(payload: &[u8], mut visit: impl FnMut(Committed)) -> Option<()> {
     let mut reader = Reader(payload);
-    reader.version()?;
+    let version = reader.u8()?;
+    if !matches!(version, VERSION | VERSION_WITH_ATTEMPTS) {
+        return None;
+    }
     while !reader.0.is_empty() {
         visit(Committed {
             group: reader.u32()?,
             queue: QueueId { topic: reader.u32()?, queue: reader.u32()? },
             offset: reader.u64()?,
+            attempts: if version == VERSION { 0 } else { reader.u16()? },
         });
     }
     Some(())
@@ -293,10 +307,15 @@ mod tests {
     #[test]
     fn offsets_and_owners_round_trip() {
         let queue = QueueId { topic: 1, queue: 2 };
-        let entries = [Committed { group: 9, queue, offset: 77 }; 3];
+        let entries = [Committed { group: 9, queue, offset: 77, attempts: 3 }; 3];
         let mut read = Vec::new();
         read_offsets(&write_offsets(&entries), |entry| read.push(entry)).unwrap();
         assert_eq!(read, entries);
+        // As it was before attempts were told.
+        let old = [&[1, 9, 0, 0, 0][..], &write_offsets(&entries)[5..21]].concat();
+        read.clear();
+        read_offsets(&old, |entry| read.push(entry)).unwrap();
+        assert_eq!(read, [Committed { attempts: 0, ..entries[0] }]);
         let owner = Ownership { group: 9, queue, member: 1 << 100, generation: 4 };
         let bytes = write_owner(&owner);
         assert_eq!(read_owner(&bytes), Some(owner));

@@ -301,7 +301,7 @@ fn a_group_begins_where_it_says_and_again_where_it_is_set_back() {
     assert_eq!(attempts(&tail), [(3, 1)]);
     assert_eq!(Asked::new(early, topic).take(&mut desk).len(), 4);
     let answer = desk.call(Opcode::ResetOffsets, &[], |fbb| {
-        let entries = Some(fbb.create_vector(&[CommitEntry::new(topic, 0, 2, 0, 0)]));
+        let entries = Some(fbb.create_vector(&[CommitEntry::new(topic, 0, 2, 0, 0, 0)]));
         ResetOffsets::create(fbb, &ResetOffsetsArgs { group: late, entries })
     });
     assert_eq!(answer.status, Status::Ok);

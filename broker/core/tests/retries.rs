@@ -352,7 +352,7 @@ fn a_group_whose_consumption_is_switched_off_gets_nothing_and_can_commit() {
     assert_eq!(fetch(&mut world), (Status::Ok, 1));
     alter_group(&mut world.desk, settings(&[100], 2, false));
     assert_eq!(fetch(&mut world), (Status::NotReadable, 0));
-    let entry = CommitEntry::new(world.topic, 0, 1, world.generation, 0);
+    let entry = CommitEntry::new(world.topic, 0, 1, world.generation, 0, 0);
     let group = world.group;
     let answer = world.desk.call(Opcode::CommitOffsets, &[], |fbb| {
         let member = MemberId::new(MEMBER.0, MEMBER.1);

@@ -296,7 +296,7 @@ impl Admin {
                 let entries: Vec<offsets::CommitEntry> = offsets
                     .iter()
                     .map(|(queue, to)| {
-                        offsets::CommitEntry::new(master.topic_id, *queue, *to, 0, 0)
+                        offsets::CommitEntry::new(master.topic_id, *queue, *to, 0, 0, 0)
                     })
                     .collect();
                 self.reset_on(&master.address, shard, on.group_id, &entries)

@@ -10,7 +10,7 @@
 //!   everything that no listener had;
 //! - a queue that was taken away and came back has another `Held` id: nothing old touches it.
 
-use super::held::{Held, Taken, Ticket, Waiting, open};
+use super::held::{Held, Position, Taken, Ticket, Waiting, open};
 use super::lanes::{Lane, Lanes};
 use crate::connection::Answer;
 use crate::error::Result;
@@ -19,7 +19,7 @@ use crate::route::Queue;
 use ringmq_schema::consume::FetchAnswer;
 use ringmq_schema::record as wire;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -85,7 +85,7 @@ pub(super) struct Plan {
 pub(super) struct Commit {
     pub(super) id: HeldId,
     pub(super) holding: Holding,
-    pub(super) offset: u64,
+    pub(super) at: Position,
 }
 
 #[derive(Default)]
@@ -141,8 +141,8 @@ impl Feed {
     pub(super) fn hold(
         &self,
         holding: Holding,
-        start: u64,
-        committed: Option<u64>,
+        start: Position,
+        committed: Option<Position>,
         fetcher: Arc<Notify>,
     ) {
         let mut state = self.lock();
@@ -156,7 +156,9 @@ impl Feed {
         fetcher.notify_one();
         let held = Held {
             holding,
-            next_fetch: start,
+            next_fetch: start.offset,
+            resumed: start,
+            failed: BTreeMap::new(),
             asked: None,
             waiting: Lanes::new(self.orderly),
             unfinished: VecDeque::new(),
@@ -187,7 +189,7 @@ impl Feed {
         let state = self.lock();
         let held = state.held.values().filter(|held| !held.revoked);
         let mut all: Vec<_> =
-            held.map(|held| ((*held.holding.queue).clone(), held.position())).collect();
+            held.map(|held| ((*held.holding.queue).clone(), held.position().offset)).collect();
         all.sort();
         all
     }
@@ -263,6 +265,8 @@ impl Feed {
         if let Some(held) = self.lock().held.get_mut(&id) {
             held.waiting.clear();
             held.unfinished.clear();
+            held.failed.clear();
+            held.resumed = Position::new(offset);
             (held.records, held.bytes) = (0, 0);
             held.next_fetch = offset;
             held.asked = None;
@@ -417,12 +421,15 @@ impl Feed {
             let queue = Arc::clone(&held.holding.queue);
             let shard = held.holding.place.shard;
             let filter = Arc::clone(&held.holding.filter);
+            let resumed = held.resumed;
             let more = !state.ready.is_empty();
             drop(guard);
             if more {
                 self.ready.notify_one();
             }
-            return Some(open((id, lane), &queue, shard, &filter, waiting));
+            let mut taken = open((id, lane), &queue, shard, &filter, waiting);
+            taken.resume(resumed);
+            return Some(taken);
         }
     }
 
@@ -458,10 +465,11 @@ impl Feed {
 
     /// A record is to be given out again after a pause. In an orderly queue its lane waits for it.
     pub(super) fn again(&self, ticket: Ticket, waiting: Waiting, pause: Duration) {
-        let Ticket { id, lane, .. } = ticket;
+        let Ticket { id, lane, offset, .. } = ticket;
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(held) = state.held.get_mut(&id) else { return };
+        held.fail(offset, &waiting);
         let keep = !held.revoked && !state.stopped;
         held.in_process -= 1;
         if keep {
@@ -524,14 +532,14 @@ impl Feed {
             .map(|(id, held)| Commit {
                 id: *id,
                 holding: held.holding.clone(),
-                offset: held.position(),
+                at: held.position(),
             })
             .collect()
     }
 
-    pub(super) fn committed(&self, id: HeldId, offset: u64) {
+    pub(super) fn committed(&self, id: HeldId, at: Position) {
         if let Some(held) = self.lock().held.get_mut(&id) {
-            held.committed = Some(offset);
+            held.committed = Some(at);
         }
     }
 }

@@ -1,15 +1,19 @@
 //! The feed against answers that come late.
 
 use super::feed::{Feed, Holding, Place, Room};
+use super::held::{Position, Taken, Waiting};
 use crate::connection::Answer;
 use crate::filter::Filter;
+use crate::record::Record;
 use crate::route::Queue;
+use ringmq_schema::build::{MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{FetchAnswer, FetchAnswerArgs, FetchedQueue};
 use ringmq_schema::error::Status;
 use ringmq_schema::flatbuffers::FlatBufferBuilder;
 use ringmq_schema::record::{Kind, RecordHeader};
-use ringmq_schema::zerocopy::IntoBytes;
+use ringmq_schema::zerocopy::{FromBytes, IntoBytes};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 const TOPIC: u32 = 7;
@@ -49,9 +53,19 @@ fn answer_with(offsets: std::ops::Range<u64>, status: Status) -> Answer {
     Answer::of(fbb.finished_data(), &run)
 }
 
+/// The record at the beginning of the queue.
+fn first_record() -> Record {
+    let (mut bytes, spec) = (Vec::new(), MessageSpec { body: b"never", ..MessageSpec::default() });
+    RecordBuilder::new().append(&mut bytes, TOPIC, 0, &spec).expect("a good message");
+    let (header, _) = RecordHeader::mut_from_prefix(&mut bytes).expect("it begins with that");
+    header.seal();
+    Record::verify(&holding().queue, 0, bytes.into()).expect("as it was built")
+}
+
 fn feed(orderly: bool) -> Feed {
     let feed = Feed::new(Room { records: 100, bytes: 1 << 20 }, orderly);
-    feed.hold(holding(), 0, Some(0), Arc::new(Notify::new()));
+    let start = Position::new(0);
+    feed.hold(holding(), start, Some(start), Arc::new(Notify::new()));
     feed
 }
 
@@ -77,7 +91,7 @@ fn what_arrives_after_a_queue_was_taken_away_is_not_committed() {
         assert!(feed.take().is_none(), "a revoked queue gives nothing out");
         let commits = feed.to_commit(Some(id));
         // promise: at-least-once. No listener had more than the first three.
-        assert_eq!(commits.iter().map(|commit| commit.offset).collect::<Vec<_>>(), [3]);
+        assert_eq!(commits.iter().map(|commit| commit.at.offset).collect::<Vec<_>>(), [3]);
     }
 }
 
@@ -97,4 +111,30 @@ fn after_a_fetch_that_broke_off_the_broker_looks_at_the_records() {
     feed.answered(&next, &answer_with(3..3, Status::ReadFailed)).expect("a good answer");
     let until = feed.plan(&broker, 0).err().flatten().expect("the queue waits a moment");
     assert!(until > std::time::Instant::now());
+}
+
+#[test]
+fn what_failed_in_its_place_is_counted_on_by_whoever_has_the_queue_next() {
+    let feed = feed(true);
+    let broker: Arc<str> = "broker-a".into();
+    let plan = feed.plan(&broker, 0).expect("there is a queue to fetch");
+    feed.answered(&plan, &answer(0..2)).expect("a good answer");
+    assert!(feed.to_commit(None).is_empty(), "nothing was consumed");
+    let taken = feed.take().expect("the first");
+    let message = first_record().on_attempt(4);
+    feed.again(taken.ticket, Waiting::Again(message), Duration::from_secs(60));
+    let commits = feed.to_commit(None);
+    let [commit] = &commits[..] else { panic!("{} commits", commits.len()) };
+    assert_eq!(commit.at, Position { offset: 0, attempts: 3 });
+    feed.committed(commit.id, commit.at);
+    assert!(feed.to_commit(None).is_empty());
+    feed.revoke(commit.id);
+    feed.drop_held(commit.id);
+
+    let start = Position { offset: 0, attempts: 3 };
+    feed.hold(holding(), start, Some(start), Arc::new(Notify::new()));
+    assert!(feed.to_commit(None).is_empty(), "as it was committed");
+    let mut taken = Taken { ticket: taken.ticket, record: Ok(first_record()), wanted: true };
+    taken.resume(start);
+    assert_eq!(taken.record.ok().map(|record| record.delivery_attempt()), Some(4));
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use ringmq_schema::consume::FetchedQueue;
 use ringmq_schema::error::Status;
 use ringmq_schema::record as wire;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -19,9 +19,29 @@ use tokio::sync::Notify;
 /// Pause before a queue is asked for again that a broker refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
+/// How far a queue is consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Next offset to consume.
+    pub(super) offset: u64,
+    /// How often the message there failed in its place.
+    pub(super) attempts: u16,
+}
+
+impl Position {
+    /// Where nothing failed yet.
+    pub(super) fn new(offset: u64) -> Position {
+        Position { offset, attempts: 0 }
+    }
+}
+
 /// See the module.
 pub(super) struct Held {
     pub(super) holding: Holding,
+    /// Where it was taken over.
+    pub(super) resumed: Position,
+    /// Messages that are to be tried again in their place, and how often they failed.
+    pub(super) failed: BTreeMap<u64, u16>,
     pub(super) next_fetch: u64,
     pub(super) asked: Option<u64>,
     pub(super) waiting: Lanes,
@@ -30,7 +50,7 @@ pub(super) struct Held {
     pub(super) records: usize,
     pub(super) bytes: usize,
     pub(super) in_process: usize,
-    pub(super) committed: Option<u64>,
+    pub(super) committed: Option<Position>,
     /// In the list of queues with something to take.
     pub(super) listed: bool,
     pub(super) revoked: bool,
@@ -70,6 +90,21 @@ pub(super) struct Taken {
     pub(super) wanted: bool,
 }
 
+impl Taken {
+    /// A message that failed with who had the queue before counts on from there.
+    pub(super) fn resume(&mut self, resumed: Position) {
+        if self.ticket.offset != resumed.offset || resumed.attempts == 0 {
+            return;
+        }
+        let attempt = u32::from(resumed.attempts) + 1;
+        if let Ok(record) = &mut self.record
+            && record.delivery_attempt() < attempt
+        {
+            *record = record.clone().on_attempt(attempt);
+        }
+    }
+}
+
 /// A record whose message does not verify. Its header does.
 pub(super) struct Unreadable {
     pub(super) why: String,
@@ -77,8 +112,21 @@ pub(super) struct Unreadable {
 }
 
 impl Held {
-    pub(super) fn position(&self) -> u64 {
-        self.unfinished.front().map_or(self.next_fetch, |(offset, _)| *offset)
+    pub(super) fn position(&self) -> Position {
+        let offset = self.unfinished.front().map_or(self.next_fetch, |(offset, _)| *offset);
+        let before = (offset == self.resumed.offset).then_some(self.resumed.attempts);
+        let attempts = self.failed.get(&offset).copied().or(before).unwrap_or(0);
+        Position { offset, attempts }
+    }
+
+    /// A message failed and is to be tried again in its place.
+    pub(super) fn fail(&mut self, offset: u64, waiting: &Waiting) {
+        if let Waiting::Again(record) = waiting
+            && record.delivery_attempt() > 1
+        {
+            let failed = u16::try_from(record.delivery_attempt() - 1).unwrap_or(u16::MAX);
+            self.failed.insert(offset, failed);
+        }
     }
 
     /// Half of the room must be free: fetches are large or wait.
@@ -112,6 +160,7 @@ impl Held {
             return;
         };
         self.unfinished[at].1 = true;
+        self.failed.remove(&offset);
         self.records -= 1;
         self.bytes -= bytes;
         while self.unfinished.front().is_some_and(|(_, done)| *done) {

@@ -87,8 +87,8 @@ impl LocalOffsets {
     pub(super) async fn save(self: &Arc<Self>, positions: &[Commit]) -> Result<()> {
         {
             let mut known = self.known.lock().expect("nothing panics with it locked");
-            for Commit { holding, offset, .. } in positions {
-                known.insert((*holding.queue).clone(), (holding.topic_id, *offset));
+            for Commit { holding, at, .. } in positions {
+                known.insert((*holding.queue).clone(), (holding.topic_id, at.offset));
             }
         }
         let this = Arc::clone(self);

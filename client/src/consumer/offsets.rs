@@ -150,9 +150,10 @@ impl Asker {
         let group = first.holding.group_id;
         let entries: Vec<_> = commits
             .iter()
-            .map(|Commit { holding, offset, .. }| {
-                let queue = holding.queue.id;
-                wire::CommitEntry::new(holding.topic_id, queue, *offset, holding.generation, 0)
+            .map(|Commit { holding, at, .. }| {
+                let (topic, queue) = (holding.topic_id, holding.queue.id);
+                let generation = holding.generation;
+                wire::CommitEntry::new(topic, queue, at.offset, generation, at.attempts, 0)
             })
             .collect();
         let answer = self

@@ -8,6 +8,7 @@
 use super::ConsumeFrom;
 use super::feed::{Commit, Feed, HeldId, Holding, Place, ShardKey};
 use super::fetch;
+use super::held::Position;
 use super::local::LocalOffsets;
 use super::offsets::Asker;
 use crate::client::{Client, Closing};
@@ -159,7 +160,7 @@ impl Reader {
                     self.asker.search_one(place, queue.0, queue.1, at_ms).await?
                 }
             };
-            self.hold(holding, start, known);
+            self.hold(holding, Position::new(start), known.map(Position::new));
             return Ok(());
         }
         let found = self.asker.query(&place.address, place.shard, *group_id, &[queue]).await?;
@@ -170,7 +171,9 @@ impl Reader {
         if status != Status::Ok {
             return Err(Error::of_status("query offsets", status).on(holding.queue.to_string()));
         }
-        let mut committed = u64::try_from(offsets.committed()).ok();
+        let committed = u64::try_from(offsets.committed()).ok();
+        let mut committed =
+            committed.map(|offset| Position { offset, attempts: offsets.attempts() });
         let start = match committed {
             Some(committed) => committed,
             None => {
@@ -180,12 +183,12 @@ impl Reader {
                     false => self.settings.from,
                 };
                 let at_ms = from.at_ms();
-                self.asker.search_one(place, queue.0, queue.1, at_ms).await?
+                Position::new(self.asker.search_one(place, queue.0, queue.1, at_ms).await?)
             }
         };
         // The start survives even if nothing is ever consumed; a pull consumer's user decides.
         if committed.is_none() && self.settings.commit_interval.is_some() {
-            let commit = Commit { id: 0, holding: holding.clone(), offset: start };
+            let commit = Commit { id: 0, holding: holding.clone(), at: start };
             let statuses = self.asker.commit(self.member, &[commit]).await?;
             if let Some(status) = statuses.first().filter(|status| **status != Status::Ok) {
                 return Err(Error::of_status("commit", *status).on(holding.queue.to_string()));
@@ -196,8 +199,9 @@ impl Reader {
         Ok(())
     }
 
-    fn hold(self: &Arc<Self>, holding: Holding, start: u64, committed: Option<u64>) {
-        tracing::debug!(queue = %holding.queue, start, generation = holding.generation, "holding");
+    fn hold(self: &Arc<Self>, holding: Holding, start: Position, committed: Option<Position>) {
+        let (queue, generation) = (&holding.queue, holding.generation);
+        tracing::debug!(%queue, start = start.offset, generation, "holding");
         let fetcher = self.fetcher(&holding.place);
         self.feed.hold(holding, start, committed, fetcher);
     }
@@ -254,7 +258,7 @@ impl Reader {
             if !commits.is_empty() {
                 local.save(&commits).await?;
             }
-            commits.iter().for_each(|commit| self.feed.committed(commit.id, commit.offset));
+            commits.iter().for_each(|commit| self.feed.committed(commit.id, commit.at));
             return Ok(());
         }
         let mut by_shard: HashMap<ShardKey, Vec<Commit>> = HashMap::new();
@@ -288,7 +292,7 @@ impl Reader {
         let queue = &commit.holding.queue;
         match status {
             Status::Ok => {
-                self.feed.committed(commit.id, commit.offset);
+                self.feed.committed(commit.id, commit.at);
                 return Ok(());
             }
             Status::Fenced | Status::UnknownMember => self.fenced(commit.id, &commit.holding.place),

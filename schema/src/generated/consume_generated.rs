@@ -1027,6 +1027,7 @@ impl ::core::fmt::Debug for CommitEntry {
       .field("queue", &self.queue())
       .field("offset", &self.offset())
       .field("generation", &self.generation())
+      .field("attempts", &self.attempts())
       .field("reserved", &self.reserved())
       .finish()
   }
@@ -1076,13 +1077,15 @@ impl<'a> CommitEntry {
     queue: u32,
     offset: u64,
     generation: u32,
-    reserved: u32,
+    attempts: u16,
+    reserved: u16,
   ) -> Self {
     let mut s = Self([0; 24]);
     s.set_topic(topic);
     s.set_queue(queue);
     s.set_offset(offset);
     s.set_generation(generation);
+    s.set_attempts(attempts);
     s.set_reserved(reserved);
     s
   }
@@ -1205,8 +1208,9 @@ impl<'a> CommitEntry {
     }
   }
 
-  pub fn reserved(&self) -> u32 {
-    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+  /// How often the message at that offset was delivered and not consumed; 0: never, or nothing is known of that.
+  pub fn attempts(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
     // Safety:
     // Created from a valid Table for this object
     // Which contains a valid value in this slot
@@ -1214,13 +1218,13 @@ impl<'a> CommitEntry {
       ::core::ptr::copy_nonoverlapping(
         self.0[20..].as_ptr(),
         mem.as_mut_ptr() as *mut u8,
-        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
       mem.assume_init()
     })
   }
 
-  pub fn set_reserved(&mut self, x: u32) {
+  pub fn set_attempts(&mut self, x: u16) {
     let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
     // Safety:
     // Created from a valid Table for this object
@@ -1229,7 +1233,36 @@ impl<'a> CommitEntry {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
         self.0[20..].as_mut_ptr(),
-        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[22..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[22..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }
@@ -1446,7 +1479,7 @@ impl ::core::fmt::Debug for QueueOffsets {
       .field("max_offset", &self.max_offset())
       .field("generation", &self.generation())
       .field("status", &self.status())
-      .field("reserved", &self.reserved())
+      .field("attempts", &self.attempts())
       .field("owner", &self.owner())
       .field("committed_ms", &self.committed_ms())
       .finish()
@@ -1500,7 +1533,7 @@ impl<'a> QueueOffsets {
     max_offset: u64,
     generation: u32,
     status: u16,
-    reserved: u16,
+    attempts: u16,
     owner: &MemberId,
     committed_ms: i64,
   ) -> Self {
@@ -1512,7 +1545,7 @@ impl<'a> QueueOffsets {
     s.set_max_offset(max_offset);
     s.set_generation(generation);
     s.set_status(status);
-    s.set_reserved(reserved);
+    s.set_attempts(attempts);
     s.set_owner(owner);
     s.set_committed_ms(committed_ms);
     s
@@ -1724,7 +1757,8 @@ impl<'a> QueueOffsets {
     }
   }
 
-  pub fn reserved(&self) -> u16 {
+  /// How often the message at the committed offset was delivered and not consumed, as the commit said.
+  pub fn attempts(&self) -> u16 {
     let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
     // Safety:
     // Created from a valid Table for this object
@@ -1739,7 +1773,7 @@ impl<'a> QueueOffsets {
     })
   }
 
-  pub fn set_reserved(&mut self, x: u16) {
+  pub fn set_attempts(&mut self, x: u16) {
     let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
     // Safety:
     // Created from a valid Table for this object

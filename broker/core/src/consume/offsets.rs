@@ -6,12 +6,15 @@
 //!   are the ones it names; one under no generation only when nobody owns the queue.
 
 use crate::peer::{Member, Ownership, QueueId};
+use crate::state::Committed;
 use std::collections::BTreeMap;
 
 /// What is kept for one group and queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) committed: Option<u64>,
+    /// How often the message at the committed offset was delivered and not consumed.
+    pub(crate) attempts: u16,
     pub(crate) committed_ms: i64,
     /// 0: nobody.
     pub(crate) owner: Member,
@@ -68,21 +71,24 @@ impl Offsets {
         }
     }
 
-    /// Moves a committed offset forwards; `false` when it is there already.
-    pub(crate) fn commit(&mut self, group: u32, queue: QueueId, offset: u64, now_ms: i64) -> bool {
+    /// Moves a committed offset forwards, or counts another attempt at what lies there; `false` when that is known
+    /// already.
+    pub(crate) fn commit(&mut self, commit: Committed, now_ms: i64) -> bool {
+        let Committed { group, queue, offset, attempts } = commit;
         let progress = self.entries.entry((group, queue)).or_default();
         progress.committed_ms = now_ms;
-        if progress.committed.is_some_and(|committed| committed >= offset) {
+        let known = progress.committed.map(|committed| (committed, progress.attempts));
+        if known.is_some_and(|known| known >= (offset, attempts)) {
             return false;
         }
-        progress.committed = Some(offset);
+        (progress.committed, progress.attempts) = (Some(offset), attempts);
         true
     }
 
     /// Sets a committed offset, in whatever direction.
-    pub(crate) fn reset(&mut self, group: u32, queue: QueueId, offset: u64, now_ms: i64) {
-        let progress = self.entries.entry((group, queue)).or_default();
-        progress.committed = Some(offset);
+    pub(crate) fn reset(&mut self, to: Committed, now_ms: i64) {
+        let progress = self.entries.entry((to.group, to.queue)).or_default();
+        (progress.committed, progress.attempts) = (Some(to.offset), to.attempts);
         progress.committed_ms = now_ms;
         progress.fetched = None;
     }
@@ -152,10 +158,16 @@ mod tests {
         for (member, generation) in [(7, 2), (7, 4), (8, 3), (7, 0), (0, 0)] {
             assert!(!offsets.may(1, QUEUE, member, generation));
         }
-        assert!(offsets.commit(1, QUEUE, 5, 0));
-        assert!(!offsets.commit(1, QUEUE, 4, 0));
+        let at = |offset, attempts| Committed { group: 1, queue: QUEUE, offset, attempts };
+        assert!(offsets.commit(at(5, 0), 0));
+        assert!(!offsets.commit(at(4, 0), 0) && !offsets.commit(at(4, 9), 0));
         assert_eq!(offsets.get(1, QUEUE).committed, Some(5));
-        offsets.reset(1, QUEUE, 2, 0);
+        assert!(offsets.commit(at(5, 2), 0));
+        assert!(!offsets.commit(at(5, 1), 0) && !offsets.commit(at(5, 2), 0));
+        assert_eq!(offsets.get(1, QUEUE).attempts, 2);
+        assert!(offsets.commit(at(6, 0), 0));
+        assert_eq!(offsets.get(1, QUEUE).attempts, 0, "those of another message");
+        offsets.reset(at(2, 0), 0);
         assert_eq!(offsets.get(1, QUEUE).committed, Some(2));
     }
 }

@@ -41,10 +41,10 @@ impl<M: Memory> Shard<M> {
         for entry in entries {
             let queue = QueueId { topic: entry.topic(), queue: entry.queue() };
             let status = self.commit_status(group, queue, entry, member);
-            if status == Status::Ok
-                && self.offsets.commit(group, queue, entry.offset(), now.wall_ms)
-            {
-                moved.push(Committed { group, queue, offset: entry.offset() });
+            let (offset, attempts) = (entry.offset(), entry.attempts());
+            let commit = Committed { group, queue, offset, attempts };
+            if status == Status::Ok && self.offsets.commit(commit, now.wall_ms) {
+                moved.push(commit);
             }
             results.push(CommitResult::new(queue.topic, queue.queue, status.code(), 0));
         }
@@ -92,9 +92,10 @@ impl<M: Memory> Shard<M> {
             };
             if status == Status::Ok {
                 self.fence_owner(group, queue, now, out);
-                self.offsets.reset(group, queue, entry.offset(), now.wall_ms);
-                self.reset_popped(group, queue, entry.offset(), now, out);
-                moved.push(Committed { group, queue, offset: entry.offset() });
+                let to = Committed { group, queue, offset: entry.offset(), attempts: 0 };
+                self.offsets.reset(to, now.wall_ms);
+                self.reset_popped(group, queue, to.offset, now, out);
+                moved.push(to);
             }
             results.push(CommitResult::new(queue.topic, queue.queue, status.code(), 0));
         }
@@ -218,6 +219,8 @@ impl<M: Memory> Shard<M> {
                 let progress = self.offsets.get(group, id);
                 let done = self.pops.get(group, id).map(crate::pop::Flights::done);
                 let committed = progress.committed.max(done);
+                let is_its = committed == progress.committed;
+                let attempts = if is_its { progress.attempts } else { 0 };
                 QueueOffsets::new(
                     id.topic,
                     id.queue,
@@ -226,7 +229,7 @@ impl<M: Memory> Shard<M> {
                     max,
                     progress.generation,
                     status.code(),
-                    0,
+                    attempts,
                     &member_id(progress.owner),
                     progress.committed_ms,
                 )

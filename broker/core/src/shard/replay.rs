@@ -262,7 +262,7 @@ impl Tables {
                 let at_ms = record.header.store_ms.get();
                 state::read_offsets(record.payload, |entry| {
                     if !self.gone_topics.contains(&entry.queue.topic) {
-                        self.offsets.reset(entry.group, entry.queue, entry.offset, at_ms);
+                        self.offsets.reset(entry, at_ms);
                     }
                 })
                 .ok_or("an offsets record does not parse")

@@ -391,5 +391,5 @@ fn receipt(receipt: &ReceiptOf) -> wire_pop::Receipt {
 
 fn commit_entry(entry: &Entry) -> consume::CommitEntry {
     let (topic, queue) = entry.queue;
-    consume::CommitEntry::new(topic, queue, entry.offset, entry.generation, 0)
+    consume::CommitEntry::new(topic, queue, entry.offset, entry.generation, 0, 0)
 }
