@@ -339,6 +339,11 @@ mod tests {
         assert_eq!(items(&changes), Some(vec![Item::Change(change); 3]));
         let offset = Item::Offset { group: 2, queue, progress };
         assert_eq!(items(&offsets), Some(vec![offset; 3]));
+        // As it was before attempts were told.
+        let mut old = Slice(offsets.0[..2 + 48].to_vec());
+        old.0[1] = 4;
+        let progress = Progress { attempts: 0, ..progress };
+        assert_eq!(items(&old), Some(vec![Item::Offset { group: 2, queue, progress }]));
         assert_eq!(items(&queues), Some(vec![Item::Queue(state); 3]));
         assert_eq!(items(&Slice::begin(8)), Some(vec![Item::Begin { before: 8 }]));
         assert_eq!(items(&Slice::end(8)), Some(vec![Item::End { begin: 8 }]));

@@ -293,7 +293,7 @@ fn what_the_owner_was_given_is_in_flight() {
     assert_eq!(lag(&mut desk, group, topic).fetched(), 35);
     // A reset fences it: what it was given counts no more.
     let answer = desk.call(Opcode::ResetOffsets, &[], |fbb| {
-        let entries = Some(fbb.create_vector(&[CommitEntry::new(topic, 0, 5, 0, 0)]));
+        let entries = Some(fbb.create_vector(&[CommitEntry::new(topic, 0, 5, 0, 0, 0)]));
         ResetOffsets::create(fbb, &ResetOffsetsArgs { group, entries })
     });
     assert_eq!(answer.status, Status::Ok);
@@ -321,7 +321,7 @@ fn join(desk: &mut Desk) -> (u32, u32) {
 
 fn commit(desk: &mut Desk, group: u32, topic: u32, (offset, generation): (u64, u32)) {
     let answer = desk.call(Opcode::CommitOffsets, &[], |fbb| {
-        let entry = CommitEntry::new(topic, 0, offset, generation, 0);
+        let entry = CommitEntry::new(topic, 0, offset, generation, 0, 0);
         let entries = Some(fbb.create_vector(&[entry]));
         let args = CommitOffsetsArgs { group, member: Some(&MEMBER), entries };
         CommitOffsets::create(fbb, &args)

@@ -171,7 +171,8 @@ impl PushConsumerBuilder {
 
     /// Like [`PushConsumerBuilder::listen`], but one message at a time per queue, in the queue's order; of messages
     /// with a group one at a time per group, while others of the queue go on. A message that fails is delivered again
-    /// after a pause, and those behind it wait; after the group's most attempts it goes to the dead-letter topic.
+    /// after a pause, and those behind it wait; after the group's most attempts it goes to the dead-letter topic. Attempts
+    /// at the message that a queue stands at are committed with its offset: another member counts on from there.
     pub async fn listen_orderly<L, F, E>(self, listener: L) -> Result<PushConsumer>
     where
         L: Fn(Record) -> F + Send + Sync + 'static,
