@@ -1,4 +1,8 @@
-//! What messages a topic takes, by its type (RocketMQ `TopicMessageType`; its proxy compares the same).
+//! What messages a topic takes, by its type.
+//!
+//! A message is what RocketMQ 5 takes it for (`TopicMessageType.parseFromMessageProperty`): a transaction, or else delayed,
+//! or else FIFO, or else normal; its proxy (`DefaultTopicMessageTypeValidator`) takes of each topic's own type only, and
+//! everything for MIXED, which is unspecified here. One rule is wider here: a message group is welcome in a normal topic.
 //!
 //! | type | takes |
 //! |---|---|
