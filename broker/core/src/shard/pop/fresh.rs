@@ -97,7 +97,8 @@ impl<M: Memory> Shard<M> {
                 }
                 let lane = if taking.is_fifo { lane_of(&slice) } else { 0 };
                 let flight = Flight::held_back(lane);
-                if self.pops.get(group, id).is_some_and(|flights| flights.is_taken(lane)) {
+                let flights = if lane == 0 { None } else { self.pops.get(group, id) };
+                if flights.is_some_and(|flights| flights.is_taken(lane)) {
                     taking.held_back += 1;
                     self.note_pop(at, Op::Out { offset, flight }, taking);
                 } else if !self.hand_out(at, offset, flight, Piece::There(slice), taking) {
