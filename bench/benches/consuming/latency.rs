@@ -1,12 +1,12 @@
 //! How long after it was due a message is with its consumer, at a steady rate.
 
 use crate::linux::{Cluster, Place};
-use crate::outcome::{Goal, Outcome, median, rounds};
 use crate::pop::Popping;
 use anyhow::ensure;
 use ringmq::ConsumeFrom;
 use ringmq_bench::args::{FlushMode, Load, Rate};
 use ringmq_bench::check::Checker;
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
 use ringmq_bench::limits::{Ends, RoundTrips};
 use ringmq_bench::receive::{PushSettings, drain, push};
 use ringmq_bench::run::Run;

@@ -8,9 +8,6 @@
 #[cfg(target_os = "linux")]
 mod latency;
 #[cfg(target_os = "linux")]
-#[path = "../storage/outcome.rs"]
-mod outcome;
-#[cfg(target_os = "linux")]
 #[path = "../storage/place.rs"]
 mod place;
 #[cfg(target_os = "linux")]

@@ -1,12 +1,12 @@
 //! How fast one client consumes what is stored: pop against push, on the same data.
 
 use crate::linux::{Cluster, Place};
-use crate::outcome::{Goal, Outcome, median, rounds};
 use crate::pop::Popping;
 use anyhow::ensure;
 use ringmq::ConsumeFrom;
 use ringmq_bench::args::{FlushMode, Load, Rate};
 use ringmq_bench::check::Checker;
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
 use ringmq_bench::receive::{PushSettings, drain, push};
 use ringmq_bench::run::Run;
 use ringmq_bench::sending::Sending;

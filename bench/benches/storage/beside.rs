@@ -7,10 +7,10 @@
 use crate::cold;
 use crate::fill::{self, Run};
 use crate::linux::Place;
-use crate::outcome::{Goal, Outcome, median, rounds};
 use crate::server::{self, Server};
 use crate::wire::{Wire, fill_queues, read_all};
 use anyhow::{Context as _, bail};
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
 use ringmq_bench::record::Latencies;
 use ringmq_schema::build::FrameBuilder;
 use ringmq_schema::connection::{Hello, HelloArgs};

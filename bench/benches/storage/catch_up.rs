@@ -7,11 +7,11 @@
 use crate::cold;
 use crate::fill;
 use crate::linux::Place;
-use crate::outcome::{Goal, Outcome, median, rounds};
 use crate::server::{self, Server};
 use crate::wire::{Wire, fill_queues, read_all};
 use anyhow::{Context as _, bail};
 use ringmq::{Client, ConsumeFrom, Filter};
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
 use ringmq_schema::produce::Flush;
 use std::net::SocketAddr;
 use std::path::Path;

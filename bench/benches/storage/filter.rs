@@ -6,8 +6,8 @@
 use crate::fill;
 use crate::linux::Place;
 use crate::memory::{Heap, Nothing, Pool};
-use crate::outcome::{Goal, Outcome, median, rounds};
 use anyhow::{Context as _, ensure};
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
 use ringmq_core::{Action, Input, Now, Outbox, Shard, ShardConfig};
 use ringmq_filter::{Expression, Properties, evaluate};
 use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};

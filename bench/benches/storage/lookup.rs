@@ -6,11 +6,11 @@
 use crate::cold;
 use crate::fill::{self, Run};
 use crate::linux::Place;
-use crate::outcome::{Goal, Outcome};
 use crate::server;
 use crate::wire::Wire;
 use anyhow::{Context as _, ensure};
 use ringmq::Client;
+use ringmq_bench::goals::{Goal, Outcome};
 use ringmq_bench::record::Latencies;
 use ringmq_schema::produce::Flush;
 use std::net::SocketAddr;

@@ -21,8 +21,6 @@ mod lookup;
 #[cfg(target_os = "linux")]
 mod memory;
 #[cfg(target_os = "linux")]
-mod outcome;
-#[cfg(target_os = "linux")]
 mod padding;
 #[cfg(target_os = "linux")]
 mod place;

@@ -5,8 +5,8 @@
 
 use crate::fill;
 use crate::linux::Place;
-use crate::outcome::{Goal, Outcome};
 use anyhow::{Context as _, ensure};
+use ringmq_bench::goals::{Goal, Outcome};
 use ringmq_blocks::BlockAllocator;
 use ringmq_core::{
     Action, BLOCK_BYTES, Block, DiskError, Input, LogFiles, Memory, Now, Outbox, SegmentFile,

@@ -2,9 +2,9 @@
 
 use crate::fill::{self, Run};
 use crate::linux::Place;
-use crate::outcome::{Goal, Outcome, median, rounds};
 use crate::server;
 use crate::wire::{Wire, fill_queues, read_all};
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
 use ringmq_schema::produce::Flush;
 use std::time::{Duration, Instant};
 

@@ -2,9 +2,9 @@
 
 use crate::fill;
 use crate::linux::Place;
-use crate::outcome::{Goal, Outcome, median, rounds};
 use crate::server::{self, Server};
 use crate::wire::{Wire, fill_queues};
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
 use ringmq_schema::produce::Flush;
 use std::time::Instant;
 

@@ -3,11 +3,11 @@
 
 use crate::fill::{self, Run};
 use crate::linux::Place;
-use crate::outcome::{Goal, Outcome};
 use crate::server;
 use crate::wire::Wire;
 use anyhow::{Context as _, bail, ensure};
 use hdrhistogram::Histogram;
+use ringmq_bench::goals::{Goal, Outcome};
 use ringmq_schema::build::{MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{FetchAnswer, FetchQueue};
 use ringmq_schema::frame;

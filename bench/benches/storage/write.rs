@@ -7,8 +7,8 @@
 
 use crate::fill::{self, Run};
 use crate::linux::Place;
-use crate::outcome::{Goal, Outcome, median, rounds};
 use crate::raw::{self, Blocks, Plan};
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
 use ringmq_broker::alone::{self, Alone};
 use ringmq_broker::config::Bytes;
 use ringmq_broker::{BrokerConfig, FlushMode};

@@ -42,6 +42,8 @@ pub enum Verb {
     Compare(Compare),
     /// Raw disk and loopback: what the other figures are held against
     Limits(Limits),
+    /// Measure what is promised of RingMQ again, in a checkout, and write the page of results anew
+    Reproduce(Reproduce),
 }
 
 /// The cluster, and where results go.
@@ -342,6 +344,22 @@ pub struct Limits {
     pub out: Option<PathBuf>,
 }
 
+/// `reproduce`.
+#[derive(Debug, Clone, Args)]
+pub struct Reproduce {
+    /// What to measure, as `--list` names it; of the rest the page keeps what was measured before [default: all]
+    pub subjects: Vec<String>,
+    /// Say what there is to measure, and measure nothing
+    #[arg(long)]
+    pub list: bool,
+    /// Checkout of RingMQ: its benchmarks are built and run there
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub checkout: PathBuf,
+    /// Directory on the disk to measure
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
 /// Rate of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rate {
@@ -407,6 +425,7 @@ impl Arguments {
             Verb::Workload(args) => args.out.as_deref(),
             Verb::Compare(args) => args.out.as_deref(),
             Verb::Limits(args) => args.out.as_deref(),
+            Verb::Reproduce(_) => None,
         }
     }
 
@@ -416,7 +435,11 @@ impl Arguments {
             Verb::Produce(args) => args.load.check(),
             Verb::E2e(args) => args.load.check(),
             Verb::Sweep(args) => args.check(),
-            Verb::Consume(_) | Verb::Limits(_) | Verb::Workload(_) | Verb::Compare(_) => Ok(()),
+            Verb::Consume(_)
+            | Verb::Limits(_)
+            | Verb::Workload(_)
+            | Verb::Compare(_)
+            | Verb::Reproduce(_) => Ok(()),
         }
     }
 }
@@ -429,7 +452,7 @@ impl Verb {
             Verb::E2e(args) => &mut args.target.namesrv,
             Verb::Sweep(args) => &mut args.target.namesrv,
             Verb::Workload(args) => &mut args.namesrv,
-            Verb::Compare(_) | Verb::Limits(_) => return,
+            Verb::Compare(_) | Verb::Limits(_) | Verb::Reproduce(_) => return,
         };
         *set = namesrv.to_owned();
     }

@@ -19,6 +19,7 @@ use crate::outcome::{Outcome, PAGE_FILE, RUN_FILE};
 use crate::progress::Goal;
 use crate::record::Latencies;
 use crate::report::{Report, grouped, latency_table, rate_table, shares_table};
+use crate::reproduce;
 
 /// Runs what the command line asks for and returns the exit code.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
@@ -35,6 +36,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::Workload(args) => block_on(args.threads, workload::run(&args)),
         Verb::Compare(args) => compare::run(&args),
         Verb::Limits(args) => limits::run(&args).map(|()| 0),
+        Verb::Reproduce(args) => reproduce::run(&args).map(|()| 0),
     }
 }
 
