@@ -4,7 +4,7 @@
 use crate::sim::Summary;
 use crate::sim::disk::{Disk, Op};
 use crate::sim::random::Random;
-use crate::sim::talk::{Fetched, Intent, PoppedOne, QueueKey, Received, Reply, Wanted};
+use crate::sim::talk::{Fetched, Intent, PopOf, PoppedOne, QueueKey, Received, Reply, Wanted};
 use ringmq_core::peer::PeerMessage;
 use ringmq_schema::error::Status;
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +80,8 @@ pub enum Bug {
     LeftOutSent,
     /// A record that the filter of a fetch wants is left out.
     WantedLeftOut,
+    /// A pop is served with another expression than it has.
+    PopFilterMistaken,
     /// The next message of a message group is handed out with the one before it.
     NextOfGroupEarly,
     /// As `IndexElsewhere`, now and then only.
@@ -127,6 +129,7 @@ impl Bug {
         Bug::PoppedTwice,
         Bug::LeftOutSent,
         Bug::WantedLeftOut,
+        Bug::PopFilterMistaken,
         Bug::NextOfGroupEarly,
     ];
 
@@ -398,6 +401,18 @@ impl Planted {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A request as its shard gets it.
+    pub fn arrives(&mut self, intent: &Intent, bytes: &mut [u8]) {
+        let Intent::Pop(PopOf { wish: Some(_), .. }) = intent else { return };
+        for (said, read) in [(" = 'eu'", " = 'us'"), (" = 'us'", " = 'eu'"), (" > ", " < ")] {
+            let at = bytes.windows(said.len()).position(|window| window == said.as_bytes());
+            if let Some(at) = at.filter(|_| self.strikes(Bug::PopFilterMistaken, 2)) {
+                bytes[at..at + said.len()].copy_from_slice(read.as_bytes());
+                return;
+            }
         }
     }
 

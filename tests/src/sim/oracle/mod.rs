@@ -415,9 +415,9 @@ impl Oracle {
 
     fn note_delivery(&mut self, group: u32, wanted: &[Wanted], got: &Fetched) {
         let asked = wanted.iter().find(|wanted| wanted.queue == got.queue);
-        if let Some(wish) = asked.and_then(|asked| asked.wish).filter(|_| group != 0) {
+        if let Some(asked) = asked.filter(|_| group != 0) {
             let offsets = got.records.iter().map(|record| record.offset);
-            self.deliveries.came(group, wish, got.queue, offsets);
+            self.deliveries.came(group, asked.wish, got.queue, offsets);
         }
     }
 

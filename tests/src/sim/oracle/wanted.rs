@@ -2,7 +2,7 @@
 //!
 //! What is judged:
 //! - what comes with a filter is wanted (exactness), and of what is wanted nothing is left out;
-//! - in the end each group whose members filter has got every message that it wants (promise: at-least-once);
+//! - in the end the members of each group have got every message that it wants (promise: at-least-once);
 //! - what is said to be passed over is unwanted, or gone.
 //!
 //! Whether a message is wanted follows from what it was made of (`talk::wish`).
@@ -67,23 +67,24 @@ impl Message {
     }
 }
 
-/// What the members of groups got that filter.
+/// What the members of groups got, and what each group wants; `None`: everything.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    wishes: BTreeMap<u32, Wish>,
+    wishes: BTreeMap<u32, Option<Wish>>,
     got: BTreeSet<(u32, QueueKey, u64)>,
 }
 
 impl Deliveries {
-    /// A group fetches with a filter, and got these offsets of a queue.
+    /// A group got these offsets of a queue. Before it knows a topic it fetches everything of it.
     pub fn came(
         &mut self,
         group: u32,
-        wish: Wish,
+        wish: Option<Wish>,
         queue: QueueKey,
         offsets: impl Iterator<Item = u64>,
     ) {
-        self.wishes.insert(group, wish);
+        let known = self.wishes.entry(group).or_default();
+        *known = wish.or(*known);
         self.got.extend(offsets.map(|offset| (group, queue, offset)));
     }
 
@@ -97,7 +98,8 @@ impl Deliveries {
             for queue in messages.queues.keys() {
                 let Some(end) = committed(*group, *queue) else { continue };
                 let missing = messages.whole(*queue, end).find(|(offset, message)| {
-                    message.is_wanted(wish) && !self.got.contains(&(*group, *queue, *offset))
+                    wish.is_none_or(|wish| message.is_wanted(&wish))
+                        && !self.got.contains(&(*group, *queue, *offset))
                 });
                 if let Some((offset, message)) = missing {
                     return violation(format!(

@@ -336,7 +336,8 @@ impl World {
         }
         let link = self.connections.get_mut(&connection).expect("it was just there");
         let shard = link.shard;
-        let request = link.requests.pop_front().expect("it was just there");
+        let mut request = link.requests.pop_front().expect("it was just there");
+        self.planted.arrives(&request.intent, &mut request.bytes);
         if self.planted.loses_request() {
             return Ok(());
         }
