@@ -368,11 +368,14 @@ impl Planted {
                     }
                 }
             }
-            (Intent::Fetch { wanted, .. }, Reply::Fetched(queues)) => {
+            (Intent::Fetch { wanted, max_bytes, max_records, .. }, Reply::Fetched(queues)) => {
+                let count: usize = queues.iter().map(|got| got.records.len()).sum();
+                // One more is within what was asked for.
+                let has_room = *max_bytes >= 1 << 20 && count < *max_records as usize;
                 for got in queues.iter_mut().filter(|got| got.status == Status::Ok) {
                     let asked = wanted.iter().find(|asked| asked.queue == got.queue);
                     if let Some(asked) = asked {
-                        self.filters(asked, got);
+                        self.filters(asked, got, has_room);
                     }
                 }
             }
@@ -417,7 +420,7 @@ impl Planted {
     }
 
     /// What a fetch with a filter brings.
-    fn filters(&mut self, asked: &Wanted, got: &mut Fetched) {
+    fn filters(&mut self, asked: &Wanted, got: &mut Fetched, has_room: bool) {
         if asked.wish.is_none() {
             let records = got.records.iter().filter(|record| !record.is_broken);
             self.records.extend(records.map(|record| ((record.queue, record.offset), *record)));
@@ -426,7 +429,7 @@ impl Planted {
         let came: BTreeSet<u64> = got.records.iter().map(|record| record.offset).collect();
         let known = self.records.range((got.queue, asked.offset)..(got.queue, got.next_offset));
         let left_out = known.map(|(_, record)| *record).find(|r| !came.contains(&r.offset));
-        if let Some(left_out) = left_out.filter(|_| self.strikes(Bug::LeftOutSent, 2)) {
+        if let Some(left_out) = left_out.filter(|_| has_room && self.strikes(Bug::LeftOutSent, 2)) {
             got.records.push(left_out);
             got.records.sort_by_key(|record| record.offset);
         }

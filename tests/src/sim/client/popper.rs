@@ -73,12 +73,17 @@ impl Popper {
     }
 
     fn pop(&mut self, context: &mut Context<'_>, shard: u16) {
-        let topics: BTreeSet<u32> = context.queues().iter().map(|(topic, _)| *topic).collect();
+        let settling = context.phase == Phase::Settling;
+        let is_wanted = |queue: &&QueueKey| {
+            let end = context.oracle.messages.end(**queue);
+            !settling || context.shard_of(**queue) == shard && self.done(**queue).1 < end
+        };
+        let queues = context.queues();
+        let topics: BTreeSet<u32> = queues.iter().filter(is_wanted).map(|of| of.0).collect();
         let topics: Vec<u32> = topics.into_iter().collect();
         if topics.is_empty() || !self.waiting.insert(shard) {
             return;
         }
-        let settling = context.phase == Phase::Settling;
         let waits: &[u32] = if settling { &[0, 1] } else { &[0, 1, 20, 500] };
         let bytes: &[u32] = if settling { &[1 << 20] } else { &[1, 8 << 10, 1 << 20] };
         let pop = PopOf {

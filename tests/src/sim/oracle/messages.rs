@@ -382,29 +382,34 @@ impl Messages {
 
     /// An offset was told to be damaged; false: it cannot be.
     pub fn lose(&mut self, key: QueueKey, shard: u16, offset: u64) -> bool {
-        let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
-        let message = slot.flatten().map(|index| &mut self.messages[index as usize]);
-        if let Some(message) = message
-            && message.doubtful
-            && !message.sure
-        {
-            message.fate = Fate::Gone;
-            self.queues.entry(key).or_default().lost.insert(offset);
-            return true;
-        }
-        let message = slot.flatten().map(|index| &self.messages[index as usize]);
-        let may_be = match message.map(|message| message.position) {
-            Some(Some(position)) => self.is_rotten(shard, position),
-            // Nobody knows where it lay, or whether there was one.
-            Some(None) | None => self.rotten.contains_key(&shard),
-        };
-        // It may have been delivered at another place before.
-        let is_repeated = message.is_some_and(|m| m.sent.deliver_ms != 0 && m.doubtful);
-        let may_be = may_be || is_repeated && self.rotten.contains_key(&shard);
+        let may_be = self.may_be_lost(key, shard, offset);
         if may_be {
-            self.queues.entry(key).or_default().lost.insert(offset);
+            let queue = self.queues.entry(key).or_default();
+            queue.lost.insert(offset);
+            let message = queue.slots.get(offset as usize).copied().flatten();
+            let message = message.map(|index| &mut self.messages[index as usize]);
+            if let Some(message) = message.filter(|message| message.doubtful && !message.sure) {
+                message.fate = Fate::Gone;
+            }
         }
         may_be
+    }
+
+    /// Whether an offset may be damaged.
+    pub fn may_be_lost(&self, key: QueueKey, shard: u16, offset: u64) -> bool {
+        let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
+        let message = slot.flatten().map(|index| &self.messages[index as usize]);
+        // Also one that may have been delivered at another place before.
+        let has_rot = self.has_rot(shard);
+        let is_doubtful = |m: &Message| !m.sure || m.sent.deliver_ms != 0 && has_rot;
+        if message.is_some_and(|m| m.doubtful && is_doubtful(m)) {
+            return true;
+        }
+        match message.map(|message| message.position) {
+            Some(Some(position)) => self.is_rotten(shard, position),
+            // Nobody knows where it lay, or whether there was one.
+            Some(None) | None => has_rot,
+        }
     }
 
     /// Offsets are not there any more: only what was retired may go, and what is not kept (`may`), and only from

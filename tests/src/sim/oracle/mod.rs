@@ -357,9 +357,12 @@ impl Oracle {
             let filtered = asked
                 .wish
                 .is_some_and(|w| to > from && self.messages.may_be_left_out(got.queue, offset, &w));
-            if self.messages.lose(got.queue, shard, offset) {
+            if filtered {
+                // What nobody wants is not told to be damaged, nor to be whole.
+                found |= self.messages.may_be_lost(got.queue, shard, offset);
+            } else if self.messages.lose(got.queue, shard, offset) {
                 found = true;
-            } else if !filtered {
+            } else {
                 return violation(format!(
                     "{asked:?}: told damaged up to {to}, and offset {offset} is not: {}",
                     self.messages.describe(got.queue, offset)

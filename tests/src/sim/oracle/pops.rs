@@ -28,7 +28,7 @@ pub(super) struct Held {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Done {
     pub(super) moment: u64,
-    /// `None`: safe from everything.
+    /// `None`: safe from everything; `u64::MAX`: only the log's recovery makes it so.
     pub(super) at_us: Option<u64>,
 }
 
@@ -208,9 +208,10 @@ impl Pops {
     pub fn crashed(&mut self, kind: CrashKind, now_us: u64, interval_us: Option<u64>) {
         let jumped = std::mem::take(&mut self.jumped);
         self.lives += 1;
+        let safe =
+            |at: u64| interval_us.is_some_and(|interval| at.saturating_add(interval) < now_us);
         match kind {
             CrashKind::PowerLoss => {
-                let safe = |at: u64| interval_us.is_some_and(|interval| at + interval < now_us);
                 for (spot, _) in self.done.extract_if(.., |_, done| !done.at_us.is_none_or(safe)) {
                     self.perhaps.insert(spot, self.held.get(&spot).map_or(0, |held| held.nonce));
                 }
@@ -219,6 +220,10 @@ impl Pops {
             // The next life may begin at another time.
             CrashKind::Kill if jumped => self.held.values_mut().for_each(|held| held.until_us = 0),
             CrashKind::Kill => {}
+        }
+        // While the broker is down nothing is flushed.
+        for done in self.done.values_mut() {
+            done.at_us = done.at_us.filter(|at| !safe(*at)).map(|_| u64::MAX);
         }
     }
 

@@ -25,7 +25,9 @@ impl Traits {
     pub fn draw(random: &mut Random, is_fifo: bool) -> Traits {
         let region = random.index(REGIONS.len()) as u8;
         let amount = random.below(AMOUNTS) as u8;
-        let lane = if is_fifo { random.skewed(1, LANES) as u8 } else { 0 };
+        // One of them is busier than the others.
+        let last = if random.once_in(5) { 1 } else { LANES };
+        let lane = if is_fifo { random.between(1, last) as u8 } else { 0 };
         Traits { region, amount, lane }
     }
 
