@@ -60,7 +60,7 @@ fn simulation_seeds_are_clean() {
     }
     ringmq_tests::say(format_args!(
         "simulation: {} seeds clean, {} crashes ({} power losses), {} acknowledged messages checked, \
-         {} records read back, {} lost with the power as allowed, {} commits, {} popped, {} of them acknowledged, {} failed disk operations, {} segments, \
+         {} records read back, {} lost with the power as allowed, {} commits, {} popped, {} of them acknowledged, {} in order, {} left out by filters, {} failed disk operations, {} segments, \
          {} indexes, {} spoiled, {} units spoiled, {} transfers, {} expired, {} retired, {} holes, {} events",
         count - failures.len() as u64,
         total.crashes,
@@ -71,6 +71,8 @@ fn simulation_seeds_are_clean() {
         total.commits,
         total.popped,
         total.acked,
+        total.ordered,
+        total.left_out,
         total.failed_operations,
         total.segments,
         total.indexes,

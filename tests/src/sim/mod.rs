@@ -76,6 +76,10 @@ pub struct Summary {
     pub retired: u64,
     /// See `transfers`.
     pub holes: u64,
+    /// Offsets that filters left out, and messages handed out behind others of their message group.
+    pub left_out: u64,
+    /// See `left_out`.
+    pub ordered: u64,
     /// Messages that members sent back.
     pub retries: u64,
     /// Delayed messages taken back.
@@ -103,6 +107,8 @@ impl std::ops::AddAssign for Summary {
         self.transfers += other.transfers;
         self.retired += other.retired;
         self.holes += other.holes;
+        self.left_out += other.left_out;
+        self.ordered += other.ordered;
         self.retries += other.retries;
         self.recalled += other.recalled;
         self.events += other.events;

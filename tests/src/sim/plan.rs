@@ -1,7 +1,9 @@
 //! What a seed decides before a run begins: the broker, its disks, its clients and what befalls it.
 
+use crate::sim::client::producer::TAGS;
 use crate::sim::disk::{CrashKind, Device, Fill};
 use crate::sim::random::Random;
+use crate::sim::talk::Wish;
 use ringmq_core::config::{FlushMode, ShardConfig};
 
 /// One life of the broker, from its start to what ends it.
@@ -82,6 +84,12 @@ pub struct Plan {
     pub members: usize,
     /// Those who take messages one by one.
     pub poppers: usize,
+    /// What the two groups of members want, and the second group of poppers; `None`: everything.
+    pub wishes: [Option<Wish>; 2],
+    /// See `wishes`.
+    pub pop_wish: Option<Wish>,
+    /// So often a message is handed out to poppers.
+    pub pop_attempts: u16,
     /// Connections that send garbage.
     pub vandals: usize,
     /// Topics made at the beginning.
@@ -117,7 +125,10 @@ impl Plan {
             producers: random.between(1, 4) as usize,
             readers: random.between(0, 2) as usize,
             members: random.between(0, 4) as usize,
-            poppers: random.between(0, 2) as usize,
+            poppers: random.between(0, 4) as usize,
+            wishes: [wish(random), wish(random)],
+            pop_wish: wish(random),
+            pop_attempts: *random.pick(&[3, 16]),
             vandals: usize::from(random.percent(40)),
             topics: random.between(1, 3) as usize,
             session_ms: *random.pick(&[1000, 1500, 3000]),
@@ -125,6 +136,10 @@ impl Plan {
             stops: random.percent(50),
         }
     }
+}
+
+fn wish(random: &mut Random) -> Option<Wish> {
+    random.percent(50).then(|| Wish::draw(random, &TAGS[1..]))
 }
 
 fn config(shards: u16, random: &mut Random) -> ShardConfig {

@@ -4,10 +4,10 @@
 use crate::sim::Summary;
 use crate::sim::disk::{Disk, Op};
 use crate::sim::random::Random;
-use crate::sim::talk::{Intent, PoppedOne, QueueKey, Received, Reply};
+use crate::sim::talk::{Fetched, Intent, PopOf, PoppedOne, QueueKey, Received, Reply, Wanted};
 use ringmq_core::peer::PeerMessage;
 use ringmq_schema::error::Status;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is wrong with the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,14 @@ pub enum Bug {
     OldReceiptAccepted,
     /// A message that somebody has is handed out again.
     PoppedTwice,
+    /// A record that the filter of a fetch leaves out is sent.
+    LeftOutSent,
+    /// A record that the filter of a fetch wants is left out.
+    WantedLeftOut,
+    /// A pop is served with another expression than it has.
+    PopFilterMistaken,
+    /// The next message of a message group is handed out with the one before it.
+    NextOfGroupEarly,
     /// As `IndexElsewhere`, now and then only.
     IndexSometimesElsewhere,
     /// An index that was reported as written is gone after a restart.
@@ -119,6 +127,10 @@ impl Bug {
         Bug::RecallPretended,
         Bug::OldReceiptAccepted,
         Bug::PoppedTwice,
+        Bug::LeftOutSent,
+        Bug::WantedLeftOut,
+        Bug::PopFilterMistaken,
+        Bug::NextOfGroupEarly,
     ];
 
     /// Those that must do no harm: derived files and space, of which nothing is ever answered from memory of
@@ -135,6 +147,8 @@ impl Bug {
             Bug::PunchTooFar => asked.holes > 0,
             Bug::TransferElsewhere => asked.transfers > 0,
             Bug::RetirementForgotten => asked.retired > 0,
+            Bug::LeftOutSent | Bug::WantedLeftOut => asked.left_out > 0,
+            Bug::NextOfGroupEarly => asked.ordered > 0,
             Bug::LostRetry | Bug::OffsetOverUnfinished => asked.retries > 0,
             _ => true,
         }
@@ -148,6 +162,8 @@ pub struct Planted {
     random: Random,
     last_base: BTreeMap<QueueKey, u64>,
     last_popped: Vec<(PoppedOne, Received)>,
+    /// What consumers got without a filter.
+    records: BTreeMap<(QueueKey, u64), Received>,
     /// By group and queue: the last commit, and the last before a reset.
     last_commit: BTreeMap<(u32, QueueKey), u64>,
     before_reset: BTreeMap<(u32, QueueKey), u64>,
@@ -163,6 +179,7 @@ impl Planted {
             last_commit: BTreeMap::new(),
             before_reset: BTreeMap::new(),
             last_popped: Vec::new(),
+            records: BTreeMap::new(),
         }
     }
 
@@ -351,7 +368,19 @@ impl Planted {
                     }
                 }
             }
+            (Intent::Fetch { wanted, max_bytes, max_records, .. }, Reply::Fetched(queues)) => {
+                let count: usize = queues.iter().map(|got| got.records.len()).sum();
+                // One more is within what was asked for.
+                let has_room = *max_bytes >= 1 << 20 && count < *max_records as usize;
+                for got in queues.iter_mut().filter(|got| got.status == Status::Ok) {
+                    let asked = wanted.iter().find(|asked| asked.queue == got.queue);
+                    if let Some(asked) = asked {
+                        self.filters(asked, got, has_room);
+                    }
+                }
+            }
             (Intent::Pop(_), Reply::Popped(popped)) => {
+                self.hastens_group(popped);
                 let last = std::mem::replace(&mut self.last_popped, popped.clone());
                 if let Some(again) = last.first().filter(|_| self.strikes(Bug::PoppedTwice, 4)) {
                     popped.push(*again);
@@ -375,6 +404,52 @@ impl Planted {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A request as its shard gets it.
+    pub fn arrives(&mut self, intent: &Intent, bytes: &mut [u8]) {
+        let Intent::Pop(PopOf { wish: Some(_), .. }) = intent else { return };
+        for (said, read) in [(" = 'eu'", " = 'us'"), (" = 'us'", " = 'eu'"), (" > ", " < ")] {
+            let at = bytes.windows(said.len()).position(|window| window == said.as_bytes());
+            if let Some(at) = at.filter(|_| self.strikes(Bug::PopFilterMistaken, 2)) {
+                bytes[at..at + said.len()].copy_from_slice(read.as_bytes());
+                return;
+            }
+        }
+    }
+
+    /// What a fetch with a filter brings.
+    fn filters(&mut self, asked: &Wanted, got: &mut Fetched, has_room: bool) {
+        if asked.wish.is_none() {
+            let records = got.records.iter().filter(|record| !record.is_broken);
+            self.records.extend(records.map(|record| ((record.queue, record.offset), *record)));
+            return;
+        }
+        let came: BTreeSet<u64> = got.records.iter().map(|record| record.offset).collect();
+        let known = self.records.range((got.queue, asked.offset)..(got.queue, got.next_offset));
+        let left_out = known.map(|(_, record)| *record).find(|r| !came.contains(&r.offset));
+        if let Some(left_out) = left_out.filter(|_| has_room && self.strikes(Bug::LeftOutSent, 2)) {
+            got.records.push(left_out);
+            got.records.sort_by_key(|record| record.offset);
+        }
+        if !got.records.is_empty() && self.strikes(Bug::WantedLeftOut, 4) {
+            let at = self.random.index(got.records.len());
+            got.records.remove(at);
+        }
+    }
+
+    /// The next message of a message group comes with the one before it.
+    fn hastens_group(&mut self, popped: &mut Vec<(PoppedOne, Received)>) {
+        let early = popped.iter().find_map(|(one, record)| {
+            let behind = self.records.range((one.queue, one.offset + 1)..);
+            let mut behind = behind.take_while(|((queue, _), _)| *queue == one.queue);
+            let is_next = |next: &Received| record.lane != 0 && next.lane == record.lane;
+            let (_, next) = behind.find(|(_, next)| is_next(next))?;
+            Some((PoppedOne { offset: next.offset, attempt: 1, ..*one }, *next))
+        });
+        if let Some(early) = early.filter(|_| self.strikes(Bug::NextOfGroupEarly, 4)) {
+            popped.push(early);
         }
     }
 }

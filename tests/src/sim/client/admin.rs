@@ -71,8 +71,9 @@ impl Admin {
         let expires = name.starts_with("passing") && context.random.percent(50);
         let keep = *context.random.pick(&[1, 64 << 10, 256 << 10]);
         let keep = if expires { keep } else { 0 };
-        let topic = context.oracle.topics.create(name, queues, flush, expires);
-        let request = context.words.create(topic, name, queues, flush, keep);
+        let is_fifo = !expires && context.random.once_in(3);
+        let topic = context.oracle.topics.create(name, queues, flush, expires, is_fifo);
+        let request = context.words.create(topic, name, queues, flush, keep, is_fifo);
         self.under_way = true;
         context.send(request);
     }

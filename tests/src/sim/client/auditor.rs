@@ -130,7 +130,7 @@ impl Auditor {
             .next
             .iter()
             .filter(|(queue, next)| audit.ends[*queue] > **next)
-            .map(|(queue, next)| Wanted { queue: *queue, offset: *next, generation: 0, tag: None })
+            .map(|(queue, next)| Wanted { queue: *queue, offset: *next, generation: 0, wish: None })
             .collect();
         let from = context.random.index(open.len().max(1));
         let wanted: Vec<Wanted> = open
@@ -160,7 +160,7 @@ impl Auditor {
                 }
                 Some(Probe::Stored(offset)) => {
                     let offset = *offset;
-                    let wanted = vec![Wanted { queue, offset, generation: 0, tag: None }];
+                    let wanted = vec![Wanted { queue, offset, generation: 0, wish: None }];
                     let request = context.words.fetch(shard, 0, 0, 100, 1 << 20, 1024, wanted);
                     context.send(request);
                 }

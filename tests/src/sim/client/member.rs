@@ -3,7 +3,8 @@
 
 use crate::sim::client::admin::lasting_topic;
 use crate::sim::client::{Context, Phase};
-use crate::sim::talk::{Back, Beat, Entry, Fetched, Intent, QueueKey, Reply, Wanted};
+use crate::sim::plan::Plan;
+use crate::sim::talk::{Back, Beat, Entry, Fetched, Intent, QueueKey, Reply, Wanted, Wish};
 use ringmq_schema::error::Status;
 use ringmq_schema::names;
 use ringmq_schema::placement::shard_of_group;
@@ -45,6 +46,8 @@ impl Owned {
 #[derive(Debug)]
 pub struct Member {
     group: String,
+    /// What it wants of its topics; of what was sent back it wants all.
+    wish: Option<Wish>,
     topics: Vec<String>,
     /// 0: not alive. It rests until that time.
     member: u128,
@@ -61,12 +64,13 @@ pub struct Member {
 
 impl Member {
     /// A member of group `number`, of all lasting topics.
-    pub fn new(number: usize, topics: usize) -> Member {
+    pub fn new(number: usize, plan: &Plan) -> Member {
         let group = group_name(number);
         let retry_topic = names::retry_topic(&group);
         Member {
             group,
-            topics: (0..topics).map(lasting_topic).chain([retry_topic]).collect(),
+            wish: plan.wishes[number % 2],
+            topics: (0..plan.topics).map(lasting_topic).chain([retry_topic]).collect(),
             member: 0,
             rests_until_us: 0,
             stalled: false,
@@ -208,7 +212,8 @@ impl Member {
         let mut wanted = Vec::new();
         for (queue, Owned { generation, next, .. }) in &self.queues {
             if let (Some(offset), true) = (*next, context.shard_of(*queue) == shard) {
-                wanted.push(Wanted { queue: *queue, offset, generation: *generation, tag: None });
+                let wish = self.wish.filter(|_| context.oracle.topics.is_known(queue.0));
+                wanted.push(Wanted { queue: *queue, offset, generation: *generation, wish });
             }
         }
         if !wanted.is_empty() {

@@ -2,18 +2,22 @@
 //! and try old receipts.
 
 use crate::sim::client::{Context, Phase};
-use crate::sim::talk::{Intent, PopOf, QueueKey, ReceiptOf, Reply};
+use crate::sim::plan::Plan;
+use crate::sim::talk::{Intent, PopOf, QueueKey, ReceiptOf, Reply, Wish};
 use ringmq_schema::error::Status;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Their group.
-const GROUP: &str = "poppers";
+/// Their groups: the second may filter.
+const GROUPS: [&str; 2] = ["poppers", "pickers"];
 /// Old receipts that one remembers.
 const OLD_MAX: usize = 100;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Popper {
+    group: &'static str,
+    wish: Option<Wish>,
+    max_attempts: u16,
     /// 0: not known yet.
     group_id: u32,
     asking: bool,
@@ -26,6 +30,13 @@ pub struct Popper {
 }
 
 impl Popper {
+    /// One of the group that has this number.
+    pub fn new(number: usize, plan: &Plan) -> Popper {
+        let at = number % GROUPS.len();
+        let wish = if at == 0 { None } else { plan.pop_wish };
+        Popper { group: GROUPS[at], wish, max_attempts: plan.pop_attempts, ..Popper::default() }
+    }
+
     /// See [`super::Client`].
     pub fn wake(&mut self, context: &mut Context<'_>) {
         if context.phase == Phase::Quiet {
@@ -33,7 +44,7 @@ impl Popper {
         }
         if self.group_id == 0 {
             if !std::mem::replace(&mut self.asking, true) {
-                let request = context.words.group(GROUP);
+                let request = context.words.group(self.group, self.max_attempts);
                 context.send(request);
             }
             return;
@@ -44,6 +55,13 @@ impl Popper {
             self.waiting.remove(&shard);
         }
         let settling = context.phase == Phase::Settling;
+        if settling {
+            // Of each message group one message comes at a time.
+            for shard in 0..context.plan.shards {
+                self.acknowledge(context, shard, 100);
+                self.pop(context, shard);
+            }
+        }
         match context.random.below(8) {
             0..=2 => self.pop(context, shard),
             3..=4 => self.acknowledge(context, shard, if settling { 100 } else { 50 }),
@@ -55,12 +73,17 @@ impl Popper {
     }
 
     fn pop(&mut self, context: &mut Context<'_>, shard: u16) {
-        let topics: BTreeSet<u32> = context.queues().iter().map(|(topic, _)| *topic).collect();
+        let settling = context.phase == Phase::Settling;
+        let is_wanted = |queue: &&QueueKey| {
+            let end = context.oracle.messages.end(**queue);
+            !settling || context.shard_of(**queue) == shard && self.done(**queue).1 < end
+        };
+        let queues = context.queues();
+        let topics: BTreeSet<u32> = queues.iter().filter(is_wanted).map(|of| of.0).collect();
         let topics: Vec<u32> = topics.into_iter().collect();
         if topics.is_empty() || !self.waiting.insert(shard) {
             return;
         }
-        let settling = context.phase == Phase::Settling;
         let waits: &[u32] = if settling { &[0, 1] } else { &[0, 1, 20, 500] };
         let bytes: &[u32] = if settling { &[1 << 20] } else { &[1, 8 << 10, 1 << 20] };
         let pop = PopOf {
@@ -70,6 +93,7 @@ impl Popper {
             max_bytes: *context.random.pick(bytes),
             invisible_ms: *context.random.pick(&[10_000, 12_000]),
             wait_ms: *context.random.pick(waits),
+            wish: self.wish,
         };
         let request = context.words.pop(shard, pop);
         context.send(request);
@@ -119,7 +143,7 @@ impl Popper {
         let mut queues = context.queues();
         queues.retain(|queue| context.shard_of(*queue) == shard);
         if !queues.is_empty() {
-            let request = context.words.pops_done(shard, self.group_id, queues);
+            let request = context.words.pops_done(shard, self.group_id, self.wish, queues);
             context.send(request);
         }
     }

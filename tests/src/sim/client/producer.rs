@@ -4,7 +4,7 @@ use crate::sim::client::{Context, Phase};
 use crate::sim::oracle::messages::Sent;
 use crate::sim::plan::Plan;
 use crate::sim::random::Random;
-use crate::sim::talk::{Intent, QueueKey};
+use crate::sim::talk::{Intent, QueueKey, Traits};
 use ringmq_core::config::FlushMode;
 use ringmq_schema::build::{MessageSpec, RecordBuilder};
 use ringmq_schema::record;
@@ -66,7 +66,8 @@ impl Producer {
         let by_request = *context.random.pick(&[DEFAULT, DEFAULT, SYNC, ASYNC]);
         let count = context.random.skewed(1, self.batch) as u32;
         let first = context.oracle.messages.count();
-        let delay_ms = if context.random.once_in(5) { DELAY_MS_MAX } else { 0 };
+        let is_delayed = context.random.once_in(5) && !context.oracle.topics.is_fifo(queue.0);
+        let delay_ms = if is_delayed { DELAY_MS_MAX } else { 0 };
         let run = append(context, queue, count, self.body, by_request, delay_ms);
         let count = context.oracle.messages.count() - first;
         let intent = Intent::Produce { queue, first, count };
@@ -126,12 +127,17 @@ pub fn append(
             0 => 0,
             most => context.wall_ms + context.random.skewed(1, most) as i64,
         };
+        let traits = Traits::draw(context.random, context.oracle.topics.is_fifo(queue.0));
+        let (amount, group) = (traits.amount(), traits.group());
+        let mut properties = vec![("amount", amount.as_str())];
+        properties.extend(traits.region().map(|region| ("region", region)));
         let spec = MessageSpec {
             deliver_ms,
             body: &bytes,
             tag: (!tag.is_empty()).then_some(tag),
             keys: &["order-17"],
-            properties: &[("region", "eu")],
+            properties: &properties,
+            group: group.as_deref(),
             born_ms,
             message_id,
             flush,
@@ -148,6 +154,7 @@ pub fn append(
             payload_checksum: crc32fast::hash(payload),
             payload_bytes: payload.len() as u32,
             tag_hash: spec.tag.map_or(0, record::tag_hash),
+            traits,
             born_ms,
             deliver_ms,
             sync: is_sync(context, queue.0, by_request, flush),

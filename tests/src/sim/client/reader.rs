@@ -2,7 +2,7 @@
 
 use crate::sim::client::producer::TAGS;
 use crate::sim::client::{Context, Phase};
-use crate::sim::talk::{QueueKey, Reply, Wanted};
+use crate::sim::talk::{QueueKey, Reply, Wanted, Wish};
 use ringmq_schema::error::Status;
 use ringmq_schema::record;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,10 +52,13 @@ impl Reader {
             // Back into what lies on the disk.
             *next = context.random.below(end + 1);
         }
-        let tag = *context.random.pick(&TAGS);
-        let filters = !tag.is_empty() && context.random.once_in(4);
-        let tag = filters.then(|| record::tag_hash(tag));
-        Wanted { queue, offset: *next, generation: 0, tag }
+        let tag = *context.random.pick(&TAGS[1..]);
+        let wish = match context.random.below(5) {
+            0 => Some(Wish::Tag(record::tag_hash(tag))),
+            1 => Some(Wish::draw(context.random, &TAGS[1..])),
+            _ => None,
+        };
+        Wanted { queue, offset: *next, generation: 0, wish }
     }
 
     /// See [`super::Client`].

@@ -3,7 +3,7 @@
 
 use crate::sim::client::producer::append;
 use crate::sim::client::{Context, Phase};
-use crate::sim::talk::{Entry, Intent, Request, Wanted};
+use crate::sim::talk::{Entry, Intent, Request, Wanted, Wish};
 use ringmq_schema::error::Status;
 use ringmq_schema::frame::{ANY_SHARD, FLAG_ONE_WAY, FrameHeader};
 use ringmq_schema::opcode::{Opcode, Place};
@@ -82,7 +82,7 @@ impl Vandal {
         let max = *context.random.pick(&wild);
         let request = match context.random.below(5) {
             0 => {
-                let wanted = vec![Wanted { queue, offset, generation, tag: Some(0) }];
+                let wanted = vec![Wanted { queue, offset, generation, wish: Some(Wish::Tag(0)) }];
                 context.words.fetch(shard, group, member, max, max, max.max(1), wanted)
             }
             1 => context.words.commit(

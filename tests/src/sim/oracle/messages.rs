@@ -9,7 +9,7 @@
 //! - what a consumer saw lies on the medium, and stays.
 
 use crate::sim::disk::{CrashKind, Disk};
-use crate::sim::talk::{QueueKey, Received};
+use crate::sim::talk::{QueueKey, Received, Traits};
 use crate::sim::{Summary, Verdict, violation};
 use ringmq_schema::error::Status;
 use ringmq_schema::record::NO_OFFSET;
@@ -39,6 +39,7 @@ pub struct Sent {
     pub payload_checksum: u32,
     pub payload_bytes: u32,
     pub tag_hash: u32,
+    pub traits: Traits,
     pub born_ms: i64,
     /// Not to be delivered before; 0: at once.
     pub deliver_ms: i64,
@@ -51,7 +52,7 @@ pub(super) struct Message {
     pub(super) sent: Sent,
     pub(super) fate: Fate,
     pub(super) offset: Option<u64>,
-    position: Option<u64>,
+    pub(super) position: Option<u64>,
     /// When it was acknowledged in this life.
     acknowledged_us: Option<u64>,
     /// A consumer saw it, or it was acknowledged longer ago than the flush interval: it stays, whatever comes.
@@ -72,19 +73,19 @@ impl Message {
     }
 
     /// The power failed since it was acknowledged, and nobody has asked yet what was left.
-    fn may_have_gone(&self) -> bool {
+    pub(super) fn may_have_gone(&self) -> bool {
         !self.sure && !self.sent.sync && self.acknowledged_us.is_none()
     }
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    slots: Vec<Option<u32>>,
+pub(super) struct Queue {
+    pub(super) slots: Vec<Option<u32>>,
     high_watermark: u64,
     /// Offsets that were told to be damaged: nothing else ever gets them.
-    lost: BTreeSet<u64>,
+    pub(super) lost: BTreeSet<u64>,
     /// First offset that is still there, as told.
-    min: u64,
+    pub(super) min: u64,
 }
 
 /// See the module.
@@ -93,10 +94,10 @@ pub struct Messages {
     /// Marks this run's message ids.
     mark: u64,
     pub(super) messages: Vec<Message>,
-    queues: BTreeMap<QueueKey, Queue>,
+    pub(super) queues: BTreeMap<QueueKey, Queue>,
     /// By shard: what was retired or punched, and what was spoiled on the medium.
     retired: BTreeMap<u16, Vec<Range<u64>>>,
-    rotten: BTreeMap<u16, Vec<Range<u64>>>,
+    pub(super) rotten: BTreeMap<u16, Vec<Range<u64>>>,
     /// The highest that the broker's wall clock ever was.
     pub(super) wall_ms: i64,
 }
@@ -254,6 +255,7 @@ impl Messages {
             && sent.payload_checksum == record.payload_checksum
             && sent.payload_bytes == record.payload_bytes
             && sent.tag_hash == record.tag_hash
+            && sent.traits.lane == record.lane
             && sent.born_ms == record.born_ms;
         if !same {
             return violation(format!("message {index} came back changed: {record:?}, {sent:?}"));
@@ -367,6 +369,11 @@ impl Messages {
         self.rotten.get(&shard).is_some_and(|units| units.iter().any(|u| u.contains(&position)))
     }
 
+    /// Whether anything of a shard's log is spoiled.
+    pub(super) fn has_rot(&self, shard: u16) -> bool {
+        self.rotten.contains_key(&shard)
+    }
+
     /// What is known of an offset, for a report.
     pub fn describe(&self, key: QueueKey, offset: u64) -> String {
         let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
@@ -375,29 +382,34 @@ impl Messages {
 
     /// An offset was told to be damaged; false: it cannot be.
     pub fn lose(&mut self, key: QueueKey, shard: u16, offset: u64) -> bool {
-        let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
-        let message = slot.flatten().map(|index| &mut self.messages[index as usize]);
-        if let Some(message) = message
-            && message.doubtful
-            && !message.sure
-        {
-            message.fate = Fate::Gone;
-            self.queues.entry(key).or_default().lost.insert(offset);
-            return true;
-        }
-        let message = slot.flatten().map(|index| &self.messages[index as usize]);
-        let may_be = match message.map(|message| message.position) {
-            Some(Some(position)) => self.is_rotten(shard, position),
-            // Nobody knows where it lay, or whether there was one.
-            Some(None) | None => self.rotten.contains_key(&shard),
-        };
-        // It may have been delivered at another place before.
-        let is_repeated = message.is_some_and(|m| m.sent.deliver_ms != 0 && m.doubtful);
-        let may_be = may_be || is_repeated && self.rotten.contains_key(&shard);
+        let may_be = self.may_be_lost(key, shard, offset);
         if may_be {
-            self.queues.entry(key).or_default().lost.insert(offset);
+            let queue = self.queues.entry(key).or_default();
+            queue.lost.insert(offset);
+            let message = queue.slots.get(offset as usize).copied().flatten();
+            let message = message.map(|index| &mut self.messages[index as usize]);
+            if let Some(message) = message.filter(|message| message.doubtful && !message.sure) {
+                message.fate = Fate::Gone;
+            }
         }
         may_be
+    }
+
+    /// Whether an offset may be damaged.
+    pub fn may_be_lost(&self, key: QueueKey, shard: u16, offset: u64) -> bool {
+        let slot = self.queues.get(&key).and_then(|q| q.slots.get(offset as usize)).copied();
+        let message = slot.flatten().map(|index| &self.messages[index as usize]);
+        // Also one that may have been delivered at another place before.
+        let has_rot = self.has_rot(shard);
+        let is_doubtful = |m: &Message| !m.sure || m.sent.deliver_ms != 0 && has_rot;
+        if message.is_some_and(|m| m.doubtful && is_doubtful(m)) {
+            return true;
+        }
+        match message.map(|message| message.position) {
+            Some(Some(position)) => self.is_rotten(shard, position),
+            // Nobody knows where it lay, or whether there was one.
+            Some(None) | None => has_rot,
+        }
     }
 
     /// Offsets are not there any more: only what was retired may go, and what is not kept (`may`), and only from
@@ -423,14 +435,6 @@ impl Messages {
         }
         queue.min = queue.min.max(offsets.end);
         Ok(())
-    }
-
-    /// Whether the message at an offset, if it is known, has another tag. Where one may have gone with the power, a
-    /// delayed one may be.
-    pub fn lacks_tag(&self, queue: QueueKey, offset: u64, tag: u32) -> bool {
-        let slot = self.queues.get(&queue).and_then(|q| q.slots.get(offset as usize));
-        let message = slot.copied().flatten().map(|index| &self.messages[index as usize]);
-        message.is_none_or(|message| message.sent.tag_hash != tag || message.may_have_gone())
     }
 
     /// A life ended. ASYNC messages acknowledged longer ago than `interval_us` are durable by promise.

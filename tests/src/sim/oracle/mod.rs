@@ -3,13 +3,17 @@
 
 pub mod delayed;
 pub mod groups;
+pub mod lanes;
 pub mod messages;
 pub mod pops;
 pub mod retries;
 pub mod topics;
+pub mod wanted;
 
 use crate::sim::disk::{CrashKind, Disk};
-use crate::sim::talk::{Fetched, Intent, OffsetsOf, QueueKey, Reply, Wanted};
+use crate::sim::talk::{
+    Fetched, Intent, OffsetsOf, PopOf, PoppedOne, QueueKey, Received, Reply, Wanted, Wish,
+};
 use crate::sim::{Summary, Verdict, violation};
 use groups::Groups;
 use messages::Messages;
@@ -19,6 +23,7 @@ use ringmq_schema::error::{Retry, Status};
 use ringmq_schema::placement::shard_of_queue;
 use std::collections::BTreeMap;
 use topics::Topics;
+use wanted::Deliveries;
 
 /// A request that was delivered and not yet answered.
 #[derive(Debug)]
@@ -48,6 +53,7 @@ pub struct Oracle {
     pub messages: Messages,
     pub groups: Groups,
     pub pops: Pops,
+    pub deliveries: Deliveries,
     pub topics: Topics,
     pub retries: Retries,
     pub summary: Summary,
@@ -59,11 +65,12 @@ pub struct Oracle {
 
 impl Oracle {
     /// An empty journal.
-    pub fn new(mark: u64, shards: u16) -> Oracle {
+    pub fn new(mark: u64, shards: u16, pop_attempts: u16) -> Oracle {
         Oracle {
             messages: Messages::new(mark),
             groups: Groups::default(),
-            pops: Pops::default(),
+            pops: Pops::new(pop_attempts),
+            deliveries: Deliveries::default(),
             topics: Topics::default(),
             retries: Retries::default(),
             summary: Summary::default(),
@@ -91,6 +98,10 @@ impl Oracle {
                 let changing = |of| self.pops.changing(*group, of, *ms, when.0);
                 receipts.iter().for_each(changing);
             }
+            Intent::Pop(_) => self.pops.asks(),
+            Intent::Ack { group, receipts } => {
+                receipts.iter().for_each(|receipt| self.pops.acking(*group, receipt));
+            }
             Intent::Delete { topic } => self.topics.deleting(*topic),
             Intent::Recall { index } => self.messages.recalling(*index),
             _ => {}
@@ -105,6 +116,9 @@ impl Oracle {
         when: When,
         disk: &Disk,
     ) -> Verdict {
+        if let Intent::Pop(_) = &pending.intent {
+            self.pops.heard();
+        }
         if let Reply::Refused { status, message } = reply {
             return self.refused(pending, *status, message, when);
         }
@@ -121,7 +135,7 @@ impl Oracle {
             (Intent::Damaged { .. } | Intent::Garbage, _) => {
                 violation(format!("garbage was taken: {:?}, {reply:?}", pending.intent))
             }
-            (Intent::Fetch { wanted, max_bytes, max_records, .. }, Reply::Fetched(queues)) => {
+            (Intent::Fetch { group, wanted, max_bytes, max_records }, Reply::Fetched(queues)) => {
                 let total: usize = queues.iter().map(|q| q.records.len()).sum();
                 if total > *max_records as usize {
                     return violation(format!("{total} records where {max_records} were wanted"));
@@ -135,7 +149,11 @@ impl Oracle {
                     return violation(format!("{bytes} bytes where {max_bytes} were wanted"));
                 }
                 let known = pending.watermarks.as_ref();
-                queues.iter().try_for_each(|queue| self.fetched(wanted, queue, known, disk))
+                for queue in queues {
+                    self.fetched(wanted, queue, known, disk)?;
+                    self.note_delivery(*group, wanted, queue);
+                }
+                Ok(())
             }
             (Intent::Commit { group, member, entries }, Reply::Committed(results)) => {
                 self.committed(*group, *member, entries, results, pending.delivered, when)
@@ -175,7 +193,9 @@ impl Oracle {
                 let delivered = (pending.delivered_us, pending.delivered);
                 for (one, record) in popped {
                     self.messages.saw(record, disk)?;
+                    self.check_wanted(of.wish, record)?;
                     self.pops.popped(of.group, one, of.invisible_ms, delivered, when)?;
+                    self.check_lane(of, one, record, when)?;
                     self.summary.popped += 1;
                 }
                 if popped.len() > of.max_records as usize {
@@ -193,8 +213,8 @@ impl Oracle {
                 let delivered = (pending.delivered_us, pending.delivered);
                 self.pops.changed(*group, receipts, results, *ms, delivered, when.1)
             }
-            (Intent::PopsDone { group, queues: _ }, Reply::Offsets(told)) => {
-                told.iter().try_for_each(|told| self.pops_done(*group, told))
+            (Intent::PopsDone { group, wish, .. }, Reply::Offsets(told)) => {
+                told.iter().try_for_each(|told| self.pops_done(*group, *wish, told))
             }
             (Intent::Beat { member, .. }, Reply::Beat { group, queues, .. }) => {
                 self.groups.told(*group, *member, queues, when.1)
@@ -248,14 +268,16 @@ impl Oracle {
     }
 
     /// promise: at-least-once
-    fn pops_done(&mut self, group: u32, told: &OffsetsOf) -> Verdict {
+    fn pops_done(&mut self, group: u32, wish: Option<Wish>, told: &OffsetsOf) -> Verdict {
         let (queue, end) = (told.queue, u64::try_from(told.committed).unwrap_or(0));
         if told.status != Status::Ok || self.topics.may_expire(queue.0) {
             return Ok(());
         }
         let shard = shard_of_queue(queue.0, queue.1, self.crashes.len() as u16);
         for offset in self.pops.never_seen(group, queue, end) {
-            if !self.messages.lose(queue, shard, offset) {
+            let is_unwanted =
+                wish.is_some_and(|wish| self.messages.may_be_left_out(queue, offset, &wish));
+            if !is_unwanted && !self.messages.lose(queue, shard, offset) {
                 let what = self.messages.describe(queue, offset);
                 return violation(format!(
                     "group {group}, queue {queue:?}: {offset} of {end} is done and nobody got it: {what}"
@@ -308,13 +330,11 @@ impl Oracle {
                 return violation(format!("{record:?} in an answer for {got:.200?}"));
             }
             self.skipped(asked, next, record.offset)?;
-            if asked.tag.is_some_and(|tag| tag != record.tag_hash) {
-                return violation(format!("{record:?} does not have the tag of {asked:?}"));
-            }
             match self.retries.is_one(&record.message_id) {
                 true => self.retries.delivered(record, disk)?,
                 false => self.messages.saw(record, disk)?,
             }
+            self.check_wanted(asked.wish, record)?;
             self.summary.seen += 1;
             next = record.offset + 1;
         }
@@ -335,11 +355,14 @@ impl Oracle {
         let mut found = false;
         for offset in from..to.max(from + 1) {
             let filtered = asked
-                .tag
-                .is_some_and(|tag| to > from && self.messages.lacks_tag(got.queue, offset, tag));
-            if self.messages.lose(got.queue, shard, offset) {
+                .wish
+                .is_some_and(|w| to > from && self.messages.may_be_left_out(got.queue, offset, &w));
+            if filtered {
+                // What nobody wants is not told to be damaged, nor to be whole.
+                found |= self.messages.may_be_lost(got.queue, shard, offset);
+            } else if self.messages.lose(got.queue, shard, offset) {
                 found = true;
-            } else if !filtered {
+            } else {
                 return violation(format!(
                     "{asked:?}: told damaged up to {to}, and offset {offset} is not: {}",
                     self.messages.describe(got.queue, offset)
@@ -352,18 +375,59 @@ impl Oracle {
         Ok(())
     }
 
-    /// Only a filter leaves offsets out, and only those with other tags.
-    fn skipped(&self, asked: &Wanted, from: u64, to: u64) -> Verdict {
+    /// Only a filter leaves offsets out, and only those that it does not want.
+    fn skipped(&mut self, asked: &Wanted, from: u64, to: u64) -> Verdict {
         if from == to {
             return Ok(());
         }
-        let Some(tag) = asked.tag.filter(|_| from < to) else {
+        let Some(wish) = asked.wish.filter(|_| from < to) else {
             return violation(format!("{asked:?}: offset {to} comes where {from} was next"));
         };
-        match (from..to).find(|offset| !self.messages.lacks_tag(asked.queue, *offset, tag)) {
+        self.summary.left_out += to - from;
+        let is_missed = |offset: &u64| !self.messages.may_be_left_out(asked.queue, *offset, &wish);
+        match (from..to).find(is_missed) {
             Some(offset) => violation(format!("{asked:?}: offset {offset} was left out")),
             None => Ok(()),
         }
+    }
+
+    /// What does not verify comes whatever is wanted: the consumer sets it aside.
+    fn check_wanted(&self, wish: Option<Wish>, record: &Received) -> Verdict {
+        let Some(wish) = wish.filter(|_| !record.is_broken) else { return Ok(()) };
+        match self.messages.is_wanted(record.queue, record.offset, &wish) {
+            true => Ok(()),
+            false => violation(format!("{record:?} is sent, and wanted was {wish:?}")),
+        }
+    }
+
+    /// promise: fifo
+    fn check_lane(
+        &mut self,
+        of: &PopOf,
+        one: &PoppedOne,
+        record: &Received,
+        when: When,
+    ) -> Verdict {
+        if record.lane == 0 || record.is_broken {
+            return Ok(());
+        }
+        let before = self.messages.before_in_lane(one.queue, one.offset, record.lane, of.wish);
+        self.summary.ordered += u64::from(!before.is_empty());
+        self.pops.in_order(of.group, one, &before, when)
+    }
+
+    fn note_delivery(&mut self, group: u32, wanted: &[Wanted], got: &Fetched) {
+        let asked = wanted.iter().find(|wanted| wanted.queue == got.queue);
+        if let Some(asked) = asked.filter(|_| group != 0) {
+            let offsets = got.records.iter().map(|record| record.offset);
+            self.deliveries.came(group, asked.wish, got.queue, offsets);
+        }
+    }
+
+    /// The members have consumed everything: what their groups want has come.
+    pub fn all_wanted_came(&self) -> Verdict {
+        let committed = |group, queue| self.groups.floor(group, queue);
+        self.deliveries.all_came(&self.messages, committed)
     }
 
     fn committed(

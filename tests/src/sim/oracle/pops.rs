@@ -13,30 +13,39 @@ use ringmq_schema::error::Status;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Group, queue and offset.
-type Spot = (u32, QueueKey, u64);
+pub(super) type Spot = (u32, QueueKey, u64);
 
 #[derive(Debug, Clone, Copy)]
-struct Held {
-    nonce: u64,
+pub(super) struct Held {
+    pub(super) nonce: u64,
     attempt: u16,
     /// Since when this is known.
     moment: u64,
     /// Nobody else gets it before.
-    until_us: u64,
+    pub(super) until_us: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Done {
-    moment: u64,
-    /// `None`: safe from everything.
-    at_us: Option<u64>,
+pub(super) struct Done {
+    pub(super) moment: u64,
+    /// `None`: safe from everything; `u64::MAX`: only the log's recovery makes it so.
+    pub(super) at_us: Option<u64>,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Pops {
-    held: BTreeMap<Spot, Held>,
-    done: BTreeMap<Spot, Done>,
+    pub(super) held: BTreeMap<Spot, Held>,
+    pub(super) done: BTreeMap<Spot, Done>,
+    /// Acknowledged by a receipt of this nonce, and whether it counts nobody knows.
+    pub(super) perhaps: BTreeMap<Spot, u64>,
+    /// Highest attempt seen, and the last one before a message is put aside.
+    pub(super) tries: BTreeMap<Spot, u16>,
+    pub(super) max_attempts: u16,
+    /// Pops delivered and not answered, or nobody knows.
+    pub(super) unheard: u64,
+    /// Lives that ended.
+    pub(super) lives: u64,
     seen: BTreeSet<Spot>,
     /// Set back or forward by an admin: anything may come again, or never.
     reset: BTreeSet<(u32, QueueKey)>,
@@ -45,6 +54,11 @@ pub struct Pops {
 }
 
 impl Pops {
+    /// A message is handed out so often at most.
+    pub fn new(max_attempts: u16) -> Pops {
+        Pops { max_attempts, ..Pops::default() }
+    }
+
     /// A message was handed out by a request of `delivered` (time and moment) for so long.
     pub fn popped(
         &mut self,
@@ -72,6 +86,15 @@ impl Pops {
             }
         }
         self.seen.insert(spot);
+        // It was not done, or that is gone.
+        if self.perhaps.get(&spot).is_some_and(|nonce| *nonce < one.nonce) {
+            self.perhaps.remove(&spot);
+        }
+        let tries = self.tries.entry(spot).or_default();
+        *tries = one.attempt.max(*tries);
+        if *tries > self.max_attempts {
+            return violation(format!("{spot:?} is handed out too often: {one:?}"));
+        }
         let (nonce, attempt) = (one.nonce, one.attempt);
         // Times are kept in whole milliseconds.
         let until_us = (delivered.0 + u64::from(invisible_ms) * 1000).saturating_sub(2_000);
@@ -121,7 +144,9 @@ impl Pops {
         for (receipt, _) in receipts.iter().zip(statuses).filter(|(_, s)| **s == Status::Ok) {
             self.counts(group, receipt, delivered)?;
             let done = Done { moment: now.1, at_us: Some(now.0) };
-            self.done.insert((group, receipt.queue, receipt.offset), done);
+            let spot = (group, receipt.queue, receipt.offset);
+            self.perhaps.remove(&spot);
+            self.done.insert(spot, done);
             count += 1;
         }
         Ok(count)
@@ -151,6 +176,11 @@ impl Pops {
         Ok(())
     }
 
+    /// Whether one was.
+    pub(super) fn is_reset(&self, group: u32, queue: QueueKey) -> bool {
+        self.reset.contains(&(group, queue))
+    }
+
     /// A group was told to go elsewhere in a queue.
     pub fn resets(&mut self, group: u32, queue: QueueKey) {
         self.reset.insert((group, queue));
@@ -177,15 +207,23 @@ impl Pops {
     /// A life ended. Records of pops are flushed like ASYNC messages: power takes those younger than `interval_us`.
     pub fn crashed(&mut self, kind: CrashKind, now_us: u64, interval_us: Option<u64>) {
         let jumped = std::mem::take(&mut self.jumped);
+        self.lives += 1;
+        let safe =
+            |at: u64| interval_us.is_some_and(|interval| at.saturating_add(interval) < now_us);
         match kind {
             CrashKind::PowerLoss => {
-                let safe = |at: u64| interval_us.is_some_and(|interval| at + interval < now_us);
-                self.done.retain(|_, done| done.at_us.is_none_or(safe));
+                for (spot, _) in self.done.extract_if(.., |_, done| !done.at_us.is_none_or(safe)) {
+                    self.perhaps.insert(spot, self.held.get(&spot).map_or(0, |held| held.nonce));
+                }
                 self.held.clear();
             }
             // The next life may begin at another time.
             CrashKind::Kill if jumped => self.held.values_mut().for_each(|held| held.until_us = 0),
             CrashKind::Kill => {}
+        }
+        // While the broker is down nothing is flushed.
+        for done in self.done.values_mut() {
+            done.at_us = done.at_us.filter(|at| !safe(*at)).map(|_| u64::MAX);
         }
     }
 

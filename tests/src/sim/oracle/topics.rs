@@ -33,6 +33,8 @@ pub struct Topic {
     pub told: bool,
     /// Only so many bytes of it are kept.
     pub expires: bool,
+    /// Its messages have message groups, and come in their order.
+    pub is_fifo: bool,
 }
 
 /// See the module.
@@ -44,7 +46,14 @@ pub struct Topics {
 
 impl Topics {
     /// Notes a topic about to be asked for.
-    pub fn create(&mut self, name: &str, queues: u32, flush: u8, expires: bool) -> usize {
+    pub fn create(
+        &mut self,
+        name: &str,
+        queues: u32,
+        flush: u8,
+        expires: bool,
+        is_fifo: bool,
+    ) -> usize {
         let name = name.to_owned();
         self.all.push(Topic {
             name,
@@ -54,6 +63,7 @@ impl Topics {
             state: TopicState::Creating,
             told: false,
             expires,
+            is_fifo,
         });
         self.all.len() - 1
     }
@@ -97,6 +107,11 @@ impl Topics {
         self.ids.get(&id).is_some_and(|index| self.all[*index].expires)
     }
 
+    /// Whether messages of this topic need message groups.
+    pub fn is_fifo(&self, id: u32) -> bool {
+        self.ids.get(&id).is_some_and(|index| self.all[*index].is_fifo)
+    }
+
     /// The name servers are told of a topic: it is on all shards.
     pub fn told(&mut self, id: u32) {
         if let Some(index) = self.ids.get(&id) {
@@ -122,6 +137,7 @@ impl Topics {
         let same = topic.name == seen.name
             && topic.queues == seen.queues
             && topic.flush == seen.flush
+            && topic.is_fifo == seen.is_fifo
             && topic.id.is_none_or(|id| id == seen.id);
         if !same || seen.id == 0 {
             return violation(format!("{topic:?} is told as {seen:?}"));

@@ -115,6 +115,7 @@ fn topic_seen(topic: admin::Topic<'_>) -> TopicSeen {
         id: topic.id(),
         queues: topic.read_queues(),
         flush: topic.flush(),
+        is_fifo: topic.message_type() == admin::MessageType::Fifo,
     }
 }
 
@@ -179,9 +180,13 @@ fn received(next: Result<record::RecordRef<'_>, record::RecordError>) -> Verdict
         return violation(format!("a consumer got a broken record: {error}"));
     }
     let is_broken = record.check_payload().is_err();
-    if let Some(error) = record.message().err().filter(|_| !is_broken) {
-        return violation(format!("a consumer got a message that does not verify: {error}"));
-    }
+    let lane = match record.message() {
+        _ if is_broken => 0,
+        Ok(message) => super::wish::lane_of(message.group()),
+        Err(error) => {
+            return violation(format!("a consumer got a message that does not verify: {error}"));
+        }
+    };
     let header = record.header;
     if header.prefix.kind != record::Kind::Message as u8 {
         return violation(format!("a consumer got a record of kind {}", header.prefix.kind));
@@ -194,6 +199,7 @@ fn received(next: Result<record::RecordRef<'_>, record::RecordError>) -> Verdict
         payload_checksum: crc32fast::hash(record.payload),
         payload_bytes: record.payload.len() as u32,
         tag_hash: header.tag_hash.get(),
+        lane,
         born_ms: header.born_ms.get(),
         deliver_ms: header.deliver_ms.get(),
         store_ms: header.store_ms.get(),

@@ -1,12 +1,14 @@
 //! What clients say and what they are told: requests built with the schema ([`request`]), answers parsed with
-//! it ([`answer`]).
+//! it ([`answer`]), and what consumers want of a queue ([`wish`]).
 
 pub mod answer;
 pub mod request;
+pub mod wish;
 
 pub use answer::parse;
 pub use request::{Back, Beat, Words};
 use ringmq_schema::error::Status;
+pub use wish::{Traits, Wish};
 
 /// A queue: topic id and number.
 pub type QueueKey = (u32, u32);
@@ -18,8 +20,8 @@ pub struct Wanted {
     pub queue: QueueKey,
     pub offset: u64,
     pub generation: u32,
-    /// Hash of the one tag wanted.
-    pub tag: Option<u32>,
+    /// `None`: everything.
+    pub wish: Option<Wish>,
 }
 
 /// One queue in a commit or reset.
@@ -41,6 +43,7 @@ pub struct PopOf {
     pub max_bytes: u32,
     pub invisible_ms: u32,
     pub wait_ms: u32,
+    pub wish: Option<Wish>,
 }
 
 /// A receipt.
@@ -141,6 +144,7 @@ pub enum Intent {
     /// Up to where a group that pops is done.
     PopsDone {
         group: u32,
+        wish: Option<Wish>,
         queues: Vec<QueueKey>,
     },
     /// Anything whose answer is only parsed.
@@ -183,6 +187,8 @@ pub struct Received {
     pub payload_checksum: u32,
     pub payload_bytes: u32,
     pub tag_hash: u32,
+    /// Its message group by number.
+    pub lane: u8,
     pub born_ms: i64,
     pub deliver_ms: i64,
     pub store_ms: i64,
@@ -222,6 +228,7 @@ pub struct TopicSeen {
     pub id: u32,
     pub queues: u32,
     pub flush: u8,
+    pub is_fifo: bool,
 }
 
 /// An answer, parsed.

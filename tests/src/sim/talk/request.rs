@@ -1,7 +1,7 @@
 //! Requests, as clients of any language build them.
 
-use super::{Entry, Intent, PopOf, QueueKey, ReceiptOf, Request, Timer, Wanted};
-use ringmq_schema::admin::{self, TopicArgs};
+use super::{Entry, Intent, PopOf, QueueKey, ReceiptOf, Request, Timer, Wanted, Wish};
+use ringmq_schema::admin::{self, GroupSettingsArgs, TopicArgs};
 use ringmq_schema::build::{FrameBuilder, MessageSpec, RecordBuilder};
 use ringmq_schema::consume::{self, MemberId};
 use ringmq_schema::flatbuffers::{FlatBufferBuilder, WIPOffset};
@@ -93,12 +93,12 @@ impl Words {
         // What could not be read is asked for again, sooner or later in this way.
         let correlation = self.correlation + 1;
         self.request(Opcode::Fetch, shard, false, &[], intent, |fbb| {
-            let mut tags = Vec::new();
+            let mut wishes = Vec::new();
             let mut queues = Vec::new();
             for one in &wanted {
-                let filter = one.tag.map_or(0, |tag| {
-                    tags.push(tag);
-                    tags.len() as u16
+                let filter = one.wish.map_or(0, |wish| {
+                    wishes.push(wish);
+                    wishes.len() as u16
                 });
                 let ((topic, queue), offset) = (one.queue, one.offset);
                 queues.push(consume::FetchQueue::new(
@@ -110,13 +110,7 @@ impl Words {
                     0,
                 ));
             }
-            let filters: Vec<_> = tags
-                .iter()
-                .map(|tag| {
-                    let hashes = Some(fbb.create_vector(&[*tag]));
-                    consume::TagFilter::create(fbb, &consume::TagFilterArgs { hashes, sql: None })
-                })
-                .collect();
+            let filters: Vec<_> = wishes.iter().map(|wish| filter_of(fbb, wish)).collect();
             let filters = Some(fbb.create_vector(&filters));
             let queues = Some(fbb.create_vector(&queues));
             let id = member_id(member);
@@ -262,15 +256,17 @@ impl Words {
         queues: u32,
         flush: u8,
         retention_bytes: u64,
+        is_fifo: bool,
     ) -> Request {
         self.request(Opcode::CreateTopic, 0, false, &[], Intent::Create { topic }, |fbb| {
             let name = Some(fbb.create_string(name));
+            let fifo = admin::MessageType::Fifo;
             let args = TopicArgs {
                 name,
                 read_queues: queues,
                 write_queues: queues,
                 permission: 6,
-                message_type: admin::MessageType::Unspecified,
+                message_type: if is_fifo { fifo } else { admin::MessageType::Unspecified },
                 flush,
                 retention_bytes,
                 ..TopicArgs::default()
@@ -295,11 +291,13 @@ impl Words {
         })
     }
 
-    /// A group, made when it is not there.
-    pub fn group(&mut self, name: &str) -> Request {
+    /// A group, made when it is not there. Its messages are handed out so often at most.
+    pub fn group(&mut self, name: &str, max_attempts: u16) -> Request {
         self.request(Opcode::CreateGroup, 0, false, &[], Intent::Group, |fbb| {
             let name = Some(fbb.create_string(name));
-            let args = admin::CreateGroupArgs { name, settings: None };
+            let settings = GroupSettingsArgs { max_attempts, ..GroupSettingsArgs::default() };
+            let settings = Some(admin::GroupSettings::create(fbb, &settings));
+            let args = admin::CreateGroupArgs { name, settings };
             admin::CreateGroup::create(fbb, &args)
         })
     }
@@ -307,7 +305,13 @@ impl Words {
     /// Messages one by one, from the first on.
     pub fn pop(&mut self, shard: u16, pop: PopOf) -> Request {
         self.request(Opcode::Pop, shard, false, &[], Intent::Pop(pop), |fbb| {
-            let PopOf { group, topic, max_records, max_bytes, invisible_ms, wait_ms } = pop;
+            let PopOf { group, topic, max_records, max_bytes, invisible_ms, wait_ms, wish } = pop;
+            let (mut tags, mut sql) = (None, None);
+            match wish {
+                Some(Wish::Tag(tag)) => tags = Some(fbb.create_vector(&[tag])),
+                Some(wish) => sql = wish.sql().map(|text| fbb.create_string(&text)),
+                None => {}
+            }
             let args = wire_pop::PopArgs {
                 group,
                 topic,
@@ -316,6 +320,8 @@ impl Words {
                 max_bytes,
                 invisible_ms,
                 wait_ms,
+                tags,
+                sql,
                 ..wire_pop::PopArgs::default()
             };
             wire_pop::Pop::create(fbb, &args)
@@ -343,9 +349,15 @@ impl Words {
     }
 
     /// Up to where a group that pops is done.
-    pub fn pops_done(&mut self, shard: u16, group: u32, queues: Vec<QueueKey>) -> Request {
+    pub fn pops_done(
+        &mut self,
+        shard: u16,
+        group: u32,
+        wish: Option<Wish>,
+        queues: Vec<QueueKey>,
+    ) -> Request {
         let mut request = self.offsets(shard, group, queues.clone());
-        request.intent = Intent::PopsDone { group, queues };
+        request.intent = Intent::PopsDone { group, wish, queues };
         request
     }
 
@@ -378,6 +390,18 @@ pub struct Beat<'a> {
     pub wait_ms: u32,
     pub version: u64,
     pub held: &'a [(QueueKey, u32)],
+}
+
+fn filter_of(
+    fbb: &mut FlatBufferBuilder<'static>,
+    wish: &Wish,
+) -> WIPOffset<consume::TagFilter<'static>> {
+    let (mut hashes, mut sql) = (None, None);
+    match wish {
+        Wish::Tag(tag) => hashes = Some(fbb.create_vector(&[*tag])),
+        wish => sql = wish.sql().map(|text| fbb.create_string(&text)),
+    }
+    consume::TagFilter::create(fbb, &consume::TagFilterArgs { hashes, sql })
 }
 
 fn member_id(member: u128) -> MemberId {

@@ -38,6 +38,7 @@ impl World {
         }
         self.begin(self.calm())?;
         self.settle()?;
+        self.oracle.all_wanted_came()?;
         // Time for a flush.
         self.until(self.clock.mono_us() + 1_000_000, |_| false)?;
         let kind = self.end()?;

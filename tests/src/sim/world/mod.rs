@@ -133,7 +133,7 @@ impl World {
             links: Links::default(),
             connections: BTreeMap::new(),
             clients: clients(&plan, &mut random),
-            oracle: Oracle::new(random.number(), plan.shards),
+            oracle: Oracle::new(random.number(), plan.shards, plan.pop_attempts),
             words: Words::default(),
             pending: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -336,7 +336,8 @@ impl World {
         }
         let link = self.connections.get_mut(&connection).expect("it was just there");
         let shard = link.shard;
-        let request = link.requests.pop_front().expect("it was just there");
+        let mut request = link.requests.pop_front().expect("it was just there");
+        self.planted.arrives(&request.intent, &mut request.bytes);
         if self.planted.loses_request() {
             return Ok(());
         }
@@ -407,8 +408,8 @@ fn clients(plan: &Plan, random: &mut Random) -> Vec<Client> {
         vec![Client::Auditor(Auditor::new(plan.shards)), Client::Admin(Admin::new(plan))];
     clients.extend((0..plan.producers).map(|_| Client::Producer(Producer::new(random))));
     clients.extend((0..plan.readers).map(|_| Client::Reader(Reader::default())));
-    clients.extend((0..plan.members).map(|n| Client::Member(Member::new(n, plan.topics))));
-    clients.extend((0..plan.poppers).map(|_| Client::Popper(Popper::default())));
+    clients.extend((0..plan.members).map(|n| Client::Member(Member::new(n, plan))));
+    clients.extend((0..plan.poppers).map(|n| Client::Popper(Popper::new(n, plan))));
     clients.extend((0..plan.vandals).map(|_| Client::Vandal(Vandal)));
     clients
 }
