@@ -292,6 +292,11 @@ impl Member {
                     for one in got {
                         let asked = wanted.iter().find(|w| w.queue == one.queue);
                         let generation = asked.map_or(0, |w| w.generation);
+                        // Asked for before the queue was dropped and came back under the same generation.
+                        let stands_at = self.queues.get(&one.queue).and_then(|owned| owned.next);
+                        if asked.is_some_and(|w| stands_at != Some(w.offset)) {
+                            continue;
+                        }
                         self.process(context, one, generation);
                         self.go_on(
                             context,

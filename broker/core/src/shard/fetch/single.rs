@@ -69,7 +69,7 @@ impl<M: Memory> Shard<M> {
     ) -> bool {
         let Some(segment) = self.log.segment_of(position) else { return false };
         let range = Range::of(segment.base, position, position + u64::from(bytes), false);
-        if range.alone || !self.windows.are_kept() {
+        if range.alone || !self.windows.keeps(range.bytes.min(segment.bytes)) {
             return false;
         }
         // One that is kept and has not got it was read before the record was there.

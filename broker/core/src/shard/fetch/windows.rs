@@ -120,9 +120,9 @@ impl<B: Block> Windows<B> {
         self.under_way.contains_key(&start)
     }
 
-    /// Whether anything is kept of what was read.
-    pub(super) fn are_kept(&self) -> bool {
-        self.limit as u64 >= READ_BYTES
+    /// Whether so much is kept of what was read.
+    pub(super) fn keeps(&self, bytes: u64) -> bool {
+        self.limit as u64 >= bytes
     }
 
     /// Whether one more may be read ahead.

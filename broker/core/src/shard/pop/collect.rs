@@ -161,8 +161,9 @@ impl<M: Memory> Shard<M> {
         }
     }
 
-    /// In which order the queues of a pop are served: the one first whose next message lies furthest back in the log, so
-    /// that one window read from the disk serves all of them; in turn those that are equally far.
+    /// In which order the queues of a pop are served: the one first for which something was just read; then the one whose
+    /// next message lies furthest back in the log, so that one window read from the disk serves all of them; in turn those
+    /// that are equally far.
     fn order_of(&mut self, parked: &Parked<M::Block>) -> Vec<usize> {
         let count = parked.queues.len();
         let rotation = self.poppers.rotation;
@@ -174,7 +175,7 @@ impl<M: Memory> Shard<M> {
                 (flights.map_or(0, crate::pop::Flights::reached), at)
             })
             .collect();
-        order.sort_by_key(|(reached, _)| *reached);
+        order.sort_by_key(|(reached, at)| (parked.first != Some(*at), *reached));
         order.into_iter().map(|(_, at)| at).collect()
     }
 

@@ -129,6 +129,7 @@ impl<M: Memory> Shard<M> {
             due_us: now.mono_us + u64::from(request.wait_ms().min(LONG_POLL_MS_MAX)) * 1000,
             block: None,
             reading: None,
+            first: None,
             alone: false,
             rounds: 0,
         };

@@ -41,6 +41,8 @@ pub(super) struct Parked<B> {
     pub(super) block: Option<(u64, Rc<B>)>,
     /// Index of the queue for which something is read.
     pub(super) reading: Option<usize>,
+    /// Index of the queue for which something was read last: it is served first, so that what was read is not read in vain.
+    pub(super) first: Option<usize>,
     /// A longer read failed: only what is needed is read.
     pub(super) alone: bool,
     pub(super) rounds: u32,
@@ -136,7 +138,7 @@ impl<M: Memory> Shard<M> {
         self.poppers.due.insert((parked.due_us, pop));
         parked.rounds = 0;
         parked.alone = false;
-        parked.block = None;
+        (parked.block, parked.first) = (None, None);
         let now_ms = self.pops.now_ms(self.last_step);
         for wanted in &mut parked.queues {
             wanted.failed = false;
@@ -239,6 +241,7 @@ impl<M: Memory> Shard<M> {
     ) {
         let Some(mut parked) = self.poppers.parked.remove(&pop) else { return };
         let reading = parked.reading.take();
+        parked.first = reading;
         if let Some(at) = reading.filter(|_| !is_there) {
             parked.queues[at].failed = true;
         }
@@ -257,6 +260,7 @@ impl<M: Memory> Shard<M> {
     ) {
         let Some(mut parked) = self.poppers.parked.remove(&pop) else { return };
         let reading = parked.reading.take();
+        parked.first = reading;
         let was_alone = std::mem::take(&mut parked.alone);
         match (result, reading) {
             (Ok(block), _) => parked.block = Some((start, Rc::clone(block))),
