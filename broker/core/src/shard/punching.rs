@@ -247,6 +247,8 @@ impl<M: Memory> Shard<M> {
         }
         let now = self.last_step;
         let end = self.log.append_state(Kind::Hole, &hole.write(), true, now, out);
+        // A snapshot that begins behind the record must hold it, also while the record is on its way.
+        self.punching.holes.insert(hole.clone());
         self.waiting.push(end, true, Then::Hole(hole));
         self.log.pump(now, out);
     }
@@ -266,7 +268,6 @@ impl<M: Memory> Shard<M> {
             self.figures.punched_bytes += bytes;
             out.actions.push(Action::Punch { position, bytes });
         }
-        self.punching.holes.insert(hole);
     }
 
     /// A punch ended. One that failed gives no space back, and nothing else comes of it.
