@@ -302,7 +302,11 @@ fn advertised(config: &BrokerConfig, address: SocketAddr) -> String {
     }
 }
 
-/// Looks each second whether the disk has room above its watermark.
+/// Between two looks at the room on the disk: one costs microseconds, and in a whole second a fast disk may fill the
+/// rest below the watermark, after which not even a shorter retention can be stored.
+const LOOK_AT_DISK_EVERY: Duration = Duration::from_millis(100);
+
+/// Looks whether the disk has room above its watermark.
 fn watch_disk(state: Arc<BrokerState>) -> anyhow::Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = mpsc::channel();
     let look = move || {
@@ -329,7 +333,7 @@ fn watch_disk(state: Arc<BrokerState>) -> anyhow::Result<(Sender<()>, JoinHandle
     };
     look();
     let watch = std::thread::Builder::new().name("ringmq-disk-watch".to_owned()).spawn(move || {
-        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(1)) {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_AT_DISK_EVERY) {
             look();
         }
     });
