@@ -49,7 +49,10 @@ const SUBJECTS: [Subject; 12] = [
     subject("storage", "memory", "Memory of a shard with 100 million messages"),
     subject("storage", "filter", "Messages that one core looks at for a filter"),
     subject("storage", "timers", "A million delayed messages: how late, and in what memory"),
-    subject("consuming", "latency", "From due to received, push and pop, beside producing"),
+    Subject {
+        options: &["--loops", "16"],
+        ..subject("consuming", "latency", "From due to received, push and pop, beside producing")
+    },
     subject("consuming", "throughput", "Pop against push on the same messages"),
 ];
 
