@@ -248,22 +248,20 @@ impl<M: Memory> Shard<M> {
         let now = self.last_step;
         let end = self.log.append_state(Kind::Hole, &hole.write(), true, now, out);
         // A snapshot that begins behind the record must hold it, also while the record is on its way.
-        self.punching.holes.insert(hole.clone());
-        self.waiting.push(end, true, Then::Hole(hole));
+        let base = hole.base;
+        self.punching.holes.insert(hole);
+        self.waiting.push(end, true, Then::Hole(base));
         self.log.pump(now, out);
     }
 
-    /// The record is durable.
-    pub(super) fn punch(&mut self, hole: Hole, out: &mut Outbox<M::Block>) {
-        // It may be gone by now: its file then has another name, or none.
-        let is_there = self.log.segment_of(hole.base).is_some_and(|s| s.base == hole.base);
-        self.punching.step = match is_there {
-            true => Step::Punch(hole.ranges.len()),
-            false => Step::Idle,
-        };
-        if !is_there {
+    /// The record of a segment's hole is durable.
+    pub(super) fn punch(&mut self, base: u64, out: &mut Outbox<M::Block>) {
+        // The segment may be gone by now: its file then has another name, or none.
+        let Some(hole) = self.punching.holes.get(base) else {
+            self.punching.step = Step::Idle;
             return;
-        }
+        };
+        self.punching.step = Step::Punch(hole.ranges.len());
         for &(position, bytes) in &hole.ranges {
             self.figures.punched_bytes += bytes;
             out.actions.push(Action::Punch { position, bytes });

@@ -1,7 +1,6 @@
 //! What waits for the log: answers and steps that are due when a position is written or durable.
 
 use super::{Asker, Refuse, Shard, push_answer, refuse};
-use crate::hole::Hole;
 use crate::peer::{Ownership, PeerMessage, WholeRegistry};
 use crate::seam::{ConnectionId, Memory, Now, Outbox};
 use ringmq_schema::error::Status;
@@ -48,8 +47,8 @@ pub(super) enum Then {
     },
     /// The new epoch has begun.
     Epoch,
-    /// The record of a hole is durable.
-    Hole(Hole),
+    /// The record of the hole in the segment with this base is durable.
+    Hole(u64),
     /// A snapshot is whole and durable.
     Snapshot {
         begin: u64,
@@ -130,7 +129,7 @@ impl<M: Memory> Shard<M> {
                     self.tell(to, message, now, out);
                 }
                 Then::Epoch => self.epoch_began(now, out),
-                Then::Hole(hole) => self.punch(hole, out),
+                Then::Hole(base) => self.punch(base, out),
                 Then::Snapshot { begin } => self.snapshot_ended(begin, now, out),
             }
         }

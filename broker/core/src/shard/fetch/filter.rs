@@ -9,11 +9,11 @@
 use super::super::{Refuse, refuse};
 use super::WORK_MAX;
 use super::gather::is_record;
-use super::windows::{Windows, window_of};
+use super::windows::Windows;
 use crate::index::Entry;
 use crate::log::tail::Tail;
 use crate::peer::QueueId;
-use crate::seam::{Block, Slice};
+use crate::seam::Block;
 use ringmq_filter::{Error, Expression, Properties, TAGS, evaluate};
 use ringmq_schema::error::Status;
 use ringmq_schema::flatbuffers::{ForwardsUOffset, Vector};
@@ -165,17 +165,7 @@ impl<'a, B: Block> InMemory<'a, B> {
         if let Some(slice) = self.tail.slice(position, bytes) {
             return Some(sql.judge(slice.bytes(), false));
         }
-        let start = window_of(base, position);
-        let end = position + u64::from(bytes);
-        let is_last = self.last.as_ref().is_some_and(|(last, block)| {
-            *last == start && start + block.bytes().len() as u64 >= end
-        });
-        if !is_last {
-            self.last = self.windows.get(start, end).map(|block| (start, block));
-        }
-        let (_, block) = self.last.as_ref()?;
-        let range = (position - start) as u32..(end - start) as u32;
-        let slice = Slice { block: Rc::clone(block), range };
+        let slice = self.windows.record(&mut self.last, base, position, bytes)?;
         // That it is not what the index says is told when it is to be sent.
         let is_sound = is_record(&slice, id, offset);
         Some(match is_sound {

@@ -4,7 +4,7 @@ use super::super::Shard;
 use super::super::locate::PageName;
 use super::gather::cut;
 use super::parked::IndexRead;
-use super::windows::{Range, window_of};
+use super::windows::Range;
 use crate::index::PAGE_BYTES;
 use crate::seam::{Action, Block, Memory, Outbox, Slice};
 use std::rc::Rc;
@@ -20,15 +20,8 @@ impl<M: Memory> Shard<M> {
         bytes: u32,
         used: &mut Option<(u64, Rc<M::Block>)>,
     ) -> Option<Slice<M::Block>> {
-        if let Some(slice) = cut_from(used.as_ref(), position, bytes) {
-            return Some(slice);
-        }
         let segment = self.log.segment_of(position)?;
-        let start = window_of(segment.base, position);
-        let block = self.windows.get(start, position + u64::from(bytes))?;
-        let slice = cut(start, &block, position, bytes);
-        *used = Some((start, block));
-        slice
+        self.windows.record(used, segment.base, position, bytes)
     }
 
     /// Somebody has come to this window: those behind it may be read.

@@ -5,7 +5,9 @@
 //! - a window is read once for all who wait for it;
 //! - what is kept is durable, and so never changes: positions are not used again.
 
-use crate::seam::{BLOCK_BYTES, Block};
+use super::gather::cut;
+use super::single::cut_from;
+use crate::seam::{BLOCK_BYTES, Block, Slice};
 use crate::table::Map;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -50,7 +52,7 @@ impl Range {
 }
 
 /// Where the window begins that a position lies in.
-pub(super) fn window_of(base: u64, position: u64) -> u64 {
+fn window_of(base: u64, position: u64) -> u64 {
     position - (position - base) % WINDOW_BYTES
 }
 
@@ -97,6 +99,25 @@ impl<B: Block> Windows<B> {
         let block = Rc::clone(&found.1);
         self.held.push_back(found);
         (start + block.bytes().len() as u64 >= end).then_some(block)
+    }
+
+    /// A record of a segment that begins at `base`, if a window has it that is kept; `used` is the one that was used last,
+    /// with its position.
+    pub(super) fn record(
+        &mut self,
+        used: &mut Option<(u64, Rc<B>)>,
+        base: u64,
+        position: u64,
+        bytes: u32,
+    ) -> Option<Slice<B>> {
+        if let Some(slice) = cut_from(used.as_ref(), position, bytes) {
+            return Some(slice);
+        }
+        let start = window_of(base, position);
+        let block = self.get(start, position + u64::from(bytes))?;
+        let slice = cut(start, &block, position, bytes);
+        *used = Some((start, block));
+        slice
     }
 
     /// Whether a window is kept or on its way.

@@ -125,7 +125,7 @@ impl<M: Memory> Shard<M> {
         };
         let group = self.registry.group(taking.parked.group);
         let is_on = group.is_some_and(|group| group.settings.consume_enabled);
-        for at in order.into_iter().take_while(|_| is_on) {
+        for at in order.take_while(|_| is_on) {
             let wanted = taking.wanted(at);
             if taking.room() == 0 {
                 break;
@@ -164,7 +164,7 @@ impl<M: Memory> Shard<M> {
     /// In which order the queues of a pop are served: the one first for which something was just read; then the one whose
     /// next message lies furthest back in the log, so that one window read from the disk serves all of them; in turn those
     /// that are equally far.
-    fn order_of(&mut self, parked: &Parked<M::Block>) -> Vec<usize> {
+    fn order_of(&mut self, parked: &Parked<M::Block>) -> impl Iterator<Item = usize> + use<M> {
         let count = parked.queues.len();
         let rotation = self.poppers.rotation;
         self.poppers.rotation = rotation.wrapping_add(1);
@@ -176,7 +176,7 @@ impl<M: Memory> Shard<M> {
             })
             .collect();
         order.sort_by_key(|(reached, at)| (parked.first != Some(*at), *reached));
-        order.into_iter().map(|(_, at)| at).collect()
+        order.into_iter().map(|(_, at)| at)
     }
 
     /// Hands out again what came back. Returns whether new ones may follow.
