@@ -4,6 +4,7 @@ mod wire;
 
 use ringmq_schema::placement::shard_of_queue;
 use std::io::Read;
+use std::time::{Duration, Instant};
 use wire::{Process, Wire, data};
 
 const ANY: u16 = u16::MAX;
@@ -66,8 +67,15 @@ fn segments_roll_and_old_messages_come_from_the_disk() {
 
 #[test]
 fn a_request_at_the_wrong_shard_is_passed_on() {
+    // Cores with a CPU of their own poll busily.
+    for pin in ["--pin=false", "--pin=true"] {
+        passed_on(pin);
+    }
+}
+
+fn passed_on(pin: &str) {
     let folder = Process::folder();
-    let broker = Process::start(&data(&folder), &["--shards", "3", "--cores", "2"]);
+    let broker = Process::start(&data(&folder), &["--shards", "3", "--cores", "2", pin]);
     let mut wires: Vec<Wire> = (0..3).map(|shard| Wire::connect(&broker.address, shard)).collect();
     let topic = wires[2].create_topic("orders", 6);
     for queue in 0..6 {
@@ -79,6 +87,16 @@ fn a_request_at_the_wrong_shard_is_passed_on() {
         for wire in &mut wires {
             assert_eq!(wire.fetch(topic, queue, shard, 0), [b"hello"; 3]);
         }
+    }
+    // Now that nothing comes any more they go to sleep: a fifth of a second passes with hardly any CPU used.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let before = broker.cpu_ticks();
+        std::thread::sleep(Duration::from_millis(200));
+        if broker.cpu_ticks() - before <= 4 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the cores find no sleep");
     }
 }
 

@@ -65,7 +65,7 @@ pub fn write(path: &Path, plan: Plan) -> anyhow::Result<f64> {
 }
 
 /// glommio judges a device by the first file opened on it, and misjudges one without written blocks.
-async fn judge_by_written_file(beside: &Path) -> anyhow::Result<()> {
+pub async fn judge_by_written_file(beside: &Path) -> anyhow::Result<()> {
     let path = beside.with_extension("probe");
     std::fs::write(&path, [1; 4096])?;
     let opened = OpenOptions::new().read(true).write(true).dma_open(&path).await;

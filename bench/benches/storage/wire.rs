@@ -25,7 +25,7 @@ pub struct Head {
 }
 
 pub struct Wire {
-    stream: TcpStream,
+    pub stream: TcpStream,
     buffer: Vec<u8>,
     range: std::ops::Range<usize>,
     frames: FrameBuilder,

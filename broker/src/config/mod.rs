@@ -75,6 +75,8 @@ settings! {
     cores: Option<u16> = None;
     /// Whether each executor stays on one CPU (auto: where there are CPUs to spare).
     pin: Option<String> = None;
+    /// For how long a core with a CPU of its own looks for the next request before it sleeps, in µs; 0: not at all.
+    busy_poll_us: u32 = 500;
     /// Address of /metrics, /healthz and /readyz; port 0 picks one, `off` serves none.
     http_listen: Option<SocketAddr> = Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5557));
     /// `sync`: acknowledge what is durable. `async`: what the device took, durable 500 ms later.

@@ -2,6 +2,7 @@
 //!
 //! Everything between a request's bytes and the device is the broker's own; its answers go nowhere.
 
+use super::busy::BusyPoll;
 use super::core::Core;
 use super::mesh::{self, Mesh, Parcel};
 use super::state::{BrokerState, Threads};
@@ -103,7 +104,7 @@ async fn drive<T>(
 ) -> anyhow::Result<T> {
     glommio::timer::sleep(Duration::from_micros(1)).await;
     let slots = open_shards(0, &state).await?;
-    let core = Core::new(0, Arc::clone(&state), slots);
+    let core = Core::new(0, Arc::clone(&state), slots, BusyPoll::new(0));
     let beating = Rc::clone(&core);
     core.loops.spawn(async move {
         while !beating.has_finished() {

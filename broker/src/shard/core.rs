@@ -5,6 +5,7 @@
 //! - actions are carried out in order, before the outbox is used again;
 //! - no `RefCell` is borrowed across an `await`.
 
+use super::busy::BusyPoll;
 use super::deadline::Deadlines;
 use super::mesh::Parcel;
 use super::signal::{Signal, Tasks, Waiters};
@@ -90,6 +91,7 @@ pub(crate) struct Core {
     pub(crate) tasks: Rc<Tasks>,
     /// Loops of the core itself.
     pub(crate) loops: Rc<Tasks>,
+    pub(crate) busy: BusyPoll,
     /// When a shard wants its next tick, in `Now::mono_us`.
     pub(crate) wake: super::tick::Alarm,
     pub(crate) finished: Signal,
@@ -100,7 +102,12 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(id: usize, state: Arc<BrokerState>, slots: Vec<Slot>) -> Rc<Core> {
+    pub(crate) fn new(
+        id: usize,
+        state: Arc<BrokerState>,
+        slots: Vec<Slot>,
+        busy: BusyPoll,
+    ) -> Rc<Core> {
         Rc::new(Core {
             id,
             state,
@@ -116,6 +123,7 @@ impl Core {
             round_bytes: Cell::new(0),
             tasks: Rc::default(),
             loops: Rc::default(),
+            busy,
             wake: super::tick::Alarm::default(),
             finished: Signal::default(),
             has_finished: Cell::new(false),
@@ -316,12 +324,19 @@ impl Core {
         while !self.has_finished.get() {
             self.turn.wait().await;
             let now = self.state.now();
+            let mut was_busy = false;
             for (at, slot) in self.slots.iter().enumerate() {
                 if slot.has_requests.take() {
+                    was_busy = true;
                     self.drive(at, now, Input::TurnEnd);
                 }
             }
+            was_busy |= !self.to_flush.borrow().is_empty();
             self.flush();
+            if was_busy {
+                let waiting = self.slots.iter().map(|slot| slot.shard.borrow().waiting()).sum();
+                self.busy.extend(now.mono_us, waiting);
+            }
             if !self.congested.is_empty() {
                 self.relief.set();
             }
@@ -365,6 +380,7 @@ impl Core {
         self.has_finished.set(true);
         self.turn.set();
         self.relief.set();
+        self.busy.end();
         self.wake.ring();
         self.state.mesh.ring(self.id);
     }

@@ -320,7 +320,7 @@ mod tests {
             });
         });
         let slots = super::super::open_shards(0, &state).await.unwrap();
-        let core = Core::new(0, state, slots);
+        let core = Core::new(0, state, slots, super::super::busy::BusyPoll::new(0));
         core.loops.spawn(mesh::receive(Rc::clone(&core), ears.remove(0)));
         core.loops.spawn(Rc::clone(&core).turns());
         core.loops.spawn(Rc::clone(&core).relieve());

@@ -7,6 +7,7 @@
 //! - a panic on an executor ends the process.
 
 pub mod alone;
+pub(crate) mod busy;
 pub(crate) mod core;
 pub(crate) mod deadline;
 pub(crate) mod device;
@@ -20,6 +21,7 @@ use crate::disk::recovery::RecoveryFiles;
 use crate::disk::{Disk, Limits};
 use crate::net;
 use anyhow::{Context, anyhow};
+use busy::BusyPoll;
 use glommio::{LocalExecutorBuilder, Placement};
 use ringmq_core::{Fenced, Outbox, Shard};
 use signal::Tasks;
@@ -117,7 +119,7 @@ async fn run(start: Start) -> anyhow::Result<()> {
 }
 
 async fn serve(start: Start) -> anyhow::Result<()> {
-    let Start { core: id, state, ear, listener, opened, go, .. } = start;
+    let Start { core: id, state, ear, listener, cpu, opened, go } = start;
     // The first timer of an executor is some 9 ms late.
     glommio::timer::sleep(Duration::from_micros(1)).await;
     let slots = match open_shards(id, &state).await {
@@ -133,10 +135,13 @@ async fn serve(start: Start) -> anyhow::Result<()> {
     if go.recv().is_err() {
         return Ok(());
     }
-    let core = Core::new(id, state, slots);
+    // Who shares its CPU takes it away from others by this.
+    let busy_us = cpu.map_or(0, |_| u64::from(state.config.busy_poll_us));
+    let core = Core::new(id, state, slots, BusyPoll::new(busy_us));
     core.loops.spawn(mesh::receive(Rc::clone(&core), ear));
     core.loops.spawn(Rc::clone(&core).turns());
     core.loops.spawn(Rc::clone(&core).relieve());
+    core.loops.spawn(busy::run(Rc::clone(&core)));
     for at in 0..core.slots.len() {
         core.loops.spawn(Rc::clone(&core.slots[at].disk).write_ahead());
         core.begin(at);

@@ -232,6 +232,13 @@ impl Process {
         Process { child, address, ready }
     }
 
+    /// CPU that it used so far, in hundredths of a second.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }

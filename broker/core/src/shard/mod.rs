@@ -249,6 +249,11 @@ impl<M: Memory> Shard<M> {
         self.log.failed().is_none() && self.log.backlog_bytes() > self.config.backlog_bytes
     }
 
+    /// Requests and steps that wait for the disk.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Why the shard stopped writing, if it did.
     pub fn failure(&self) -> Option<&str> {
         self.log.failed()
