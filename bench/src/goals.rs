@@ -35,12 +35,12 @@ pub struct Row {
 
 impl Row {
     /// The ratio, or the figure itself when it is held against nothing.
-    fn judged(&self) -> f64 {
+    pub(crate) fn judged(&self) -> f64 {
         self.against.map_or(self.figure, |against| self.figure / against)
     }
 
     /// As they are shown: what, figure, against, unit, ratio, goal, verdict.
-    fn cells(&self) -> [String; 7] {
+    pub(crate) fn cells(&self) -> [String; 7] {
         let goal = match self.goal {
             Goal::AtLeast(goal) => format!(">= {goal}"),
             Goal::AtMost(goal) => format!("<= {goal}"),

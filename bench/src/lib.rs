@@ -20,6 +20,7 @@ pub mod cpu;
 pub mod environment;
 pub mod faults;
 pub mod goals;
+pub mod goals_plot;
 pub mod hlog;
 pub mod html;
 pub mod limits;

@@ -7,6 +7,7 @@ use crate::args::Reproduce;
 use crate::command::Usage;
 use crate::environment::{Environment, since_epoch_ms, utc};
 use crate::goals::Outcome;
+use crate::goals_plot::picture;
 use crate::report::write_json;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ const fn subject(bench: &'static str, name: &'static str, what: &'static str) ->
 }
 
 /// All of them, in the order of the page.
-const SUBJECTS: [Subject; 12] = [
+const SUBJECTS: [Subject; 22] = [
     subject("storage", "write", "The log alone against raw O_DIRECT sequential writing"),
     subject(
         "storage",
@@ -54,6 +55,24 @@ const SUBJECTS: [Subject; 12] = [
         ..subject("consuming", "latency", "From due to received, push and pop, beside producing")
     },
     subject("consuming", "throughput", "Pop against push on the same messages"),
+    subject(
+        "wire",
+        "one",
+        "One durable message in flight, against a durable write and a round trip",
+    ),
+    subject(
+        "wire",
+        "produce",
+        "Batches of 100 at full speed, against one stream over the loopback",
+    ),
+    subject("wire", "singles", "Single durable messages, 16 connections x 256, against an echo"),
+    subject("wire", "tail", "One consumer of what is in memory, against one stream"),
+    subject("wire", "connections", "A thousand connections against one"),
+    subject("wire", "small", "Messages of 64 bytes in batches of 1000"),
+    subject("wire", "cpu", "CPU of the broker for each message"),
+    subject("wire", "load", "Tails at 70 % of full speed, beside a consumer that catches up"),
+    subject("wire", "idle", "A broker that has nothing to do"),
+    subject("wire", "routes", "A name server of 100 000 topics on 10 brokers"),
 ];
 
 /// A result as it is kept.
@@ -130,27 +149,42 @@ pub(crate) fn run(args: &Reproduce) -> anyhow::Result<()> {
         let kept = subject.measure(args)?;
         write_json(&results, &subject.file(), &kept)?;
     }
-    let path = bench.join("RESULTS.md");
-    std::fs::write(&path, page(&results)?)
-        .with_context(|| format!("writing {}", path.display()))?;
-    eprintln!("wrote {}", path.display());
+    let kept = all_kept(&results)?;
+    let rows = kept.iter().flat_map(|(subject, kept)| {
+        kept.iter().flat_map(|kept| kept.outcome.rows.iter().map(|row| (subject.name, row)))
+    });
+    let pages = [("RESULTS.md", page(&kept)?), ("results/goals.svg", picture(rows)?)];
+    for (name, text) in pages {
+        let path = bench.join(name);
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        eprintln!("wrote {}", path.display());
+    }
     Ok(())
 }
 
+/// Every subject, with its result where one is kept.
+fn all_kept(results: &Path) -> anyhow::Result<Vec<(&'static Subject, Option<Kept>)>> {
+    let kept = |subject: &'static Subject| {
+        let path = results.join(subject.file());
+        let kept = path.exists().then(|| read(&path)).transpose()?;
+        Ok((subject, kept))
+    };
+    SUBJECTS.iter().map(kept).collect()
+}
+
 /// The page of all results that are kept.
-fn page(results: &Path) -> anyhow::Result<String> {
+fn page(all: &[(&Subject, Option<Kept>)]) -> anyhow::Result<String> {
     let mut text = "# What RingMQ reaches\n\n\
         Written by `ringmq-bench reproduce`; `ringmq-bench reproduce NAME` measures one part again. Both sides of a ratio are \
-        measured in turns in one run.\n"
+        measured in turns in one run.\n\n\
+        ![How near each figure is to its goal](results/goals.svg)\n"
         .to_owned();
-    for subject in &SUBJECTS {
-        let path = results.join(subject.file());
-        if !path.exists() {
-            writeln!(text, "\n## {}: {}\n\nNot measured yet.", subject.name, subject.what)?;
-            continue;
-        }
-        let kept: Kept = read(&path)?;
+    for (subject, kept) in all {
         writeln!(text, "\n## {}: {}\n", subject.name, subject.what)?;
+        let Some(kept) = kept else {
+            writeln!(text, "Not measured yet.")?;
+            continue;
+        };
         writeln!(text, "`{}`, {}, commit {}", kept.command, utc(kept.measured_at_ms), kept.commit)?;
         writeln!(text, "\n{}\n", kept.environment.summary())?;
         text.push_str(&kept.outcome.markdown());
@@ -201,7 +235,7 @@ mod tests {
             outcome,
         };
         write_json(results.path(), &SUBJECTS[0].file(), &kept).unwrap();
-        let page = page(results.path()).unwrap();
+        let page = page(&all_kept(results.path()).unwrap()).unwrap();
         assert!(page.contains("`cargo bench`, 1970-01-01 00:00:00Z, commit abc"), "{page}");
         assert!(page.contains("| fresh blocks | 1.90 | 2.00 | GB/s | 0.95 | >= 0.9 | holds |"));
         assert_eq!(page.matches("Not measured yet.").count(), SUBJECTS.len() - 1);

@@ -1,5 +1,6 @@
 //! Reusable builders of frames and records: after warm-up they allocate nothing.
 
+use crate::checksum::crc32;
 use crate::connection::{Refusal, RefusalArgs};
 use crate::error::Status;
 use crate::frame::{self, FLAG_ANSWER, FrameHeader};
@@ -235,7 +236,7 @@ impl RecordBuilder {
         let payload = &out[start + record::HEADER_BYTES..];
         let mut header = RecordHeader::new(Kind::Message, payload.len());
         header.prefix.key_count = spec.keys.len() as u8;
-        header.payload_checksum = crc32fast::hash(payload).into();
+        header.payload_checksum = crc32(payload).into();
         header.topic = topic.into();
         header.queue = queue.into();
         header.deliver_ms = spec.deliver_ms.into();

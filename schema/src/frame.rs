@@ -18,6 +18,7 @@
 //! - nothing of a frame is kept, and no memory made for it, before its header passed;
 //! - `HEADER_BYTES + table_bytes <= length <= the limit given`.
 
+use crate::checksum::crc32;
 use crate::error::Status;
 use crate::limits;
 use crate::opcode::Opcode;
@@ -114,7 +115,7 @@ impl FrameHeader {
     }
 
     fn computed_checksum(&self) -> u32 {
-        crc32fast::hash(&self.as_bytes()[..HEADER_BYTES - 4])
+        crc32(&self.as_bytes()[..HEADER_BYTES - 4])
     }
 }
 

@@ -14,6 +14,7 @@
 //! - [`build`]: reusable builders of frames and records.
 
 pub mod build;
+pub mod checksum;
 pub mod error;
 pub mod frame;
 pub mod limits;

@@ -33,6 +33,7 @@
 //! Control records share the first eight bytes: `Pad` fills a gap of any multiple of 8, `Unit` opens a
 //! write unit, `Seal` ends a segment. Clients skip them.
 
+use crate::checksum::{crc32, crc32_of_header};
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -189,11 +190,7 @@ impl RecordHeader {
 
     /// CRC-32 of the header but for the checksum's own four bytes.
     pub fn computed_checksum(&self) -> u32 {
-        let bytes = self.as_bytes();
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&bytes[..8]);
-        hasher.update(&bytes[12..]);
-        hasher.finalize()
+        crc32_of_header::<HEADER_BYTES>(self.as_bytes())
     }
 
     /// Sets the header checksum; the last thing done to a header.
@@ -274,11 +271,7 @@ impl UnitHeader {
     }
 
     fn computed_checksum(&self) -> u32 {
-        let bytes = self.as_bytes();
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&bytes[..8]);
-        hasher.update(&bytes[12..]);
-        hasher.finalize()
+        crc32_of_header::<UNIT_HEADER_BYTES>(self.as_bytes())
     }
 }
 
@@ -289,12 +282,12 @@ pub fn record_bytes(payload_bytes: usize) -> usize {
 
 /// Hash of a tag as it stands in headers and filters; never 0 for a tag.
 pub fn tag_hash(tag: &str) -> u32 {
-    crc32fast::hash(tag.as_bytes()).max(1)
+    crc32(tag.as_bytes()).max(1)
 }
 
 /// Hash of a key as it stands in headers.
 pub fn key_hash(key: &str) -> u32 {
-    crc32fast::hash(key.as_bytes())
+    crc32(key.as_bytes())
 }
 
 /// Writes a `Pad` (or, with `seal`, a `Seal`) over all of `gap`.
@@ -375,7 +368,7 @@ impl<'a> RecordRef<'a> {
 
     /// Compares the payload's checksum.
     pub fn check_payload(&self) -> Result<(), RecordError> {
-        if self.header.payload_checksum.get() == crc32fast::hash(self.payload) {
+        if self.header.payload_checksum.get() == crc32(self.payload) {
             Ok(())
         } else {
             Err(RecordError::PayloadChecksum { at: self.at })
@@ -465,7 +458,7 @@ mod tests {
 
     fn record(payload: &[u8]) -> Vec<u8> {
         let mut header = RecordHeader::new(Kind::Message, payload.len());
-        header.payload_checksum = crc32fast::hash(payload).into();
+        header.payload_checksum = crc32(payload).into();
         header.seal();
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend_from_slice(payload);

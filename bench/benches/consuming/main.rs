@@ -2,9 +2,21 @@
 //!
 //! `cargo bench -p ringmq-bench --bench consuming -- NAME [--options]`. Both sides are measured in turns, because a machine
 //! drifts by more than what is asked; the figure is the median of the rounds. Broker and name server are processes of
-//! their own, the client runs on one thread.
+//! their own; the broker's executor stays on the first CPU, the client's one thread on the second.
 #![allow(missing_docs, unreachable_pub, reason = "nobody uses a benchmark as a library")]
 
+#[cfg(target_os = "linux")]
+#[path = "../wire/bed.rs"]
+#[allow(dead_code, reason = "the benchmarks of the wire use the rest")]
+mod bed;
+#[cfg(target_os = "linux")]
+#[path = "../storage/cold.rs"]
+#[allow(dead_code, reason = "the benchmarks of storage use the rest")]
+mod cold;
+#[cfg(target_os = "linux")]
+#[path = "../storage/fill.rs"]
+#[allow(dead_code, reason = "the benchmarks of storage use the rest")]
+mod fill;
 #[cfg(target_os = "linux")]
 mod latency;
 #[cfg(target_os = "linux")]
@@ -18,6 +30,10 @@ mod pop;
 mod server;
 #[cfg(target_os = "linux")]
 mod throughput;
+#[cfg(target_os = "linux")]
+#[path = "../storage/wire.rs"]
+#[allow(dead_code, reason = "the benchmarks of storage use the rest")]
+mod wire;
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
@@ -32,10 +48,8 @@ fn main() -> anyhow::Result<()> {
 #[cfg(target_os = "linux")]
 mod linux {
     pub use super::place::Place;
-    use super::server::{self, Server};
     use super::{latency, throughput};
     use clap::{Parser, Subcommand};
-    use ringmq_bench::args::Target;
     use ringmq_bench::report::write_json;
 
     /// Limits of consuming, each beside what it is held against.
@@ -54,28 +68,6 @@ mod linux {
         Latency(latency::Options),
         /// Messages a second from disk and memory, pop against push
         Throughput(throughput::Options),
-    }
-
-    /// A cluster of one broker with one core.
-    pub struct Cluster {
-        namesrv: Server,
-        _broker: Server,
-        _folder: tempfile::TempDir,
-    }
-
-    impl Cluster {
-        pub fn start(place: &Place) -> anyhow::Result<Cluster> {
-            let folder = place.folder()?;
-            let namesrv = server::namesrv()?;
-            let mut options = server::Options::new(&folder.path().join("data"));
-            options.namesrv = Some(namesrv.address("listen")?);
-            Ok(Cluster { namesrv, _broker: options.start()?, _folder: folder })
-        }
-
-        pub fn target(&self, queues: u32) -> anyhow::Result<Target> {
-            let namesrv = self.namesrv.address("listen")?.to_string();
-            Ok(Target { namesrv, topic: None, queues, out: None, threads: 1, connections: 1 })
-        }
     }
 
     pub(super) fn main() -> anyhow::Result<()> {

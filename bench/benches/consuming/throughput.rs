@@ -1,6 +1,7 @@
 //! How fast one client consumes what is stored: pop against push, on the same data.
 
-use crate::linux::{Cluster, Place};
+use crate::bed::Bed;
+use crate::linux::Place;
 use crate::pop::Popping;
 use anyhow::ensure;
 use ringmq::ConsumeFrom;
@@ -39,7 +40,7 @@ pub struct Options {
 
 pub async fn run(options: &Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::new("throughput");
-    let cluster = Cluster::start(&options.place)?;
+    let bed = Bed::start(&options.place, &[])?;
     let load = Load {
         rate: Rate::Max,
         in_flight: 16,
@@ -53,7 +54,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Outcome> {
     };
     let (mut pushed, mut popped, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        let session = Session::open(&cluster.target(options.queues)?, true).await?;
+        let session = Session::open(&bed.target(options.queues)?, true).await?;
         let producers = session.producers(&load).await?;
         let before = session.queues().await?;
         let count = options.thousands * 1000;

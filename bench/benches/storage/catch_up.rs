@@ -92,7 +92,7 @@ fn of_queues(options: &Options, queues: u32, outcome: &mut Outcome) -> anyhow::R
             broker.stop()?;
         }
     }
-    let goal = Goal::AtLeast(if queues == 1 { 0.8 } else { 0.6 });
+    let goal = Goal::AtLeast(if queues == 1 { 0.9 } else { 0.6 });
     let name = |who: &str| format!("{who}, {queues} queues");
     let against = median(&files);
     outcome.ratio(name("counting reader"), "GB/s", (median(&counted), against), goal);

@@ -19,6 +19,7 @@ mod unit;
 use crate::config::ShardConfig;
 use crate::index::{NO_QUEUE, OrderRow, PLACE_BYTES, Pages, SegmentRows, TimerRow};
 use crate::seam::{Action, BLOCK_BYTES, Block, Memory, Now, Outbox};
+use ringmq_schema::checksum::crc32;
 use ringmq_schema::record::{self, Kind, RecordHeader, UNIT_HEADER_BYTES};
 use ringmq_schema::zerocopy::FromBytes;
 use std::collections::VecDeque;
@@ -101,7 +102,7 @@ pub(crate) fn note(rows: &mut SegmentRows, segment: u32, slot: u32, header: &Rec
     let (place, bytes) = (put.place, header.prefix.length.get());
     rows.order.push(OrderRow { place, bytes, queue: slot });
     if header.prefix.kind == Kind::Message as u8 {
-        rows.ids.push((crc32fast::hash(&header.message_id), place));
+        rows.ids.push((crc32(&header.message_id), place));
         let keys = usize::from(header.prefix.key_count).min(header.key_hashes.len());
         rows.keys.extend(header.key_hashes[..keys].iter().map(|hash| (hash.get(), place)));
     } else if header.prefix.kind == Kind::Timer as u8 {
@@ -352,7 +353,7 @@ impl<M: Memory> Log<M> {
     ) -> u64 {
         use ringmq_schema::zerocopy::IntoBytes;
         let mut header = RecordHeader::new(kind, payload.len());
-        header.payload_checksum = crc32fast::hash(payload).into();
+        header.payload_checksum = crc32(payload).into();
         let mut bytes = Vec::with_capacity(record::record_bytes(payload.len()));
         bytes.extend_from_slice(header.as_bytes());
         bytes.extend_from_slice(payload);

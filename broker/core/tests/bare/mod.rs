@@ -169,17 +169,28 @@ pub fn world() -> World {
     world
 }
 
-/// Messages of 1 KiB for it.
+/// Messages of 1 KiB for it, with two properties.
 pub fn produce_frame(records: u32) -> Vec<u8> {
-    let mut run = Vec::new();
-    let mut builder = RecordBuilder::new();
     let body = [7; 1024];
-    for n in 0..records {
+    batch(records, |builder, run, n| {
         let number = n.to_string();
         let properties = [("region", "eu"), ("n", number.as_str())];
         let spec = MessageSpec { body: &body, properties: &properties, ..MessageSpec::default() };
-        builder.append(&mut run, 1, 0, &spec).unwrap();
-    }
+        builder.append(run, 1, 0, &spec).unwrap();
+    })
+}
+
+/// Messages of 64 bytes and nothing else.
+pub fn small_frame(records: u32) -> Vec<u8> {
+    batch(records, |builder, run, _| {
+        let spec = MessageSpec { body: &[7; 64], ..MessageSpec::default() };
+        builder.append(run, 1, 0, &spec).unwrap();
+    })
+}
+
+fn batch(records: u32, mut add: impl FnMut(&mut RecordBuilder, &mut Vec<u8>, u32)) -> Vec<u8> {
+    let (mut run, mut builder) = (Vec::new(), RecordBuilder::new());
+    (0..records).for_each(|n| add(&mut builder, &mut run, n));
     let mut bytes = Vec::new();
     FrameBuilder::new().request(&mut bytes, Opcode::Produce, 0, 1, &run, |fbb| {
         let args = ProduceArgs { topic: 1, queue: 0, records, ..ProduceArgs::default() };

@@ -9,6 +9,7 @@ use crate::index::{
 };
 use crate::log::Segment;
 use crate::shard::locate::PageName;
+use ringmq_schema::checksum::crc32;
 
 /// Most places of one segment that are looked at before older segments are.
 pub(super) const PLACES: usize = 128;
@@ -29,7 +30,7 @@ pub(super) enum Wanted {
 impl Wanted {
     fn hash(&self) -> u32 {
         match self {
-            Wanted::Id(id) => crc32fast::hash(id),
+            Wanted::Id(id) => crc32(id),
             Wanted::Key { key, .. } => ringmq_schema::record::key_hash(key),
             Wanted::At(_) => 0,
         }
