@@ -141,7 +141,7 @@ impl Connection {
             }
         }
         self.set_due(answered);
-        if self.input.is_empty() {
+        if self.input.is_empty() && self.input.capacity() > READ_BYTES {
             // A large frame's buffer is not kept for the small ones that follow.
             self.input = BytesMut::new();
         }

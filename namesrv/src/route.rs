@@ -10,7 +10,7 @@
 //!   no broker has is not kept.
 
 use ringmq_schema::placement;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A connection, numbered by the shell; numbers are not used again.
@@ -179,7 +179,10 @@ pub struct RouteTable {
     sessions: HashMap<Session, Registration>,
     live: BTreeMap<Identity, Session>,
     superseded: HashMap<Session, RouteError>,
-    topics: BTreeMap<Arc<str>, Arc<TopicSnapshot>>,
+    /// Asked for by name tens of thousands of times a second.
+    topics: HashMap<Arc<str>, Arc<TopicSnapshot>>,
+    /// The same names in order.
+    names: BTreeSet<Arc<str>>,
 }
 
 impl RouteTable {
@@ -192,7 +195,8 @@ impl RouteTable {
             sessions: HashMap::new(),
             live: BTreeMap::new(),
             superseded: HashMap::new(),
-            topics: BTreeMap::new(),
+            topics: HashMap::new(),
+            names: BTreeSet::new(),
         }
     }
 
@@ -304,8 +308,8 @@ impl RouteTable {
     /// Names that start with `prefix`, sorted.
     pub fn topics<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         let from = std::ops::Bound::Included(prefix);
-        let range = self.topics.range::<str, _>((from, std::ops::Bound::Unbounded));
-        range.map(|(name, _)| name).take_while(move |name| name.starts_with(prefix))
+        let range = self.names.range::<str, _>((from, std::ops::Bound::Unbounded));
+        range.take_while(move |name| name.starts_with(prefix))
     }
 
     /// Number of topics.
@@ -382,10 +386,13 @@ impl RouteTable {
             }
             if brokers.is_empty() {
                 self.topics.remove(name);
+                self.names.remove(name);
             } else {
                 let topic = name.clone();
                 let snapshot = TopicSnapshot { topic, version: self.version, brokers };
-                self.topics.insert(name.clone(), Arc::new(snapshot));
+                if self.topics.insert(name.clone(), Arc::new(snapshot)).is_none() {
+                    self.names.insert(name.clone());
+                }
             }
         }
     }
@@ -412,7 +419,7 @@ fn difference(before: Option<&Table>, after: &Table) -> Vec<Arc<str>> {
 }
 
 /// One allocation for each name, however many brokers have the topic.
-fn intern(topics: &BTreeMap<Arc<str>, Arc<TopicSnapshot>>, name: Arc<str>) -> Arc<str> {
+fn intern(topics: &HashMap<Arc<str>, Arc<TopicSnapshot>>, name: Arc<str>) -> Arc<str> {
     topics.get_key_value(&name).map_or(name, |(known, _)| known.clone())
 }
 

@@ -95,14 +95,18 @@ pub fn routes<'a>(
 ) -> WIPOffset<RouteAnswer<'a>> {
     type Strings<'a> = [WIPOffset<&'a str>; 3];
     let mut shared: HashMap<*const Broker, Strings<'a>> = HashMap::new();
+    // One topic, which is what clients ask for most, has each of its brokers once.
+    let is_shared = snapshots.len() > 1;
     let mut topics = Vec::with_capacity(snapshots.len());
     for snapshot in snapshots {
         let mut brokers = Vec::with_capacity(snapshot.brokers.len());
         for (broker, topic) in &snapshot.brokers {
-            let [cluster, name, address] =
-                *shared.entry(Arc::as_ptr(broker)).or_insert_with(|| {
-                    [&broker.cluster, &broker.name, &broker.address].map(|s| fbb.create_string(s))
-                });
+            let mut write =
+                || [&broker.cluster, &broker.name, &broker.address].map(|s| fbb.create_string(s));
+            let [cluster, name, address] = match is_shared {
+                true => *shared.entry(Arc::as_ptr(broker)).or_insert_with(write),
+                false => write(),
+            };
             let args = BrokerRouteArgs {
                 cluster: Some(cluster),
                 broker: Some(name),

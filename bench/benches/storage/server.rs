@@ -65,6 +65,14 @@ pub fn namesrv() -> anyhow::Result<Server> {
     Server::start("ringmq-namesrv", &args.map(str::to_owned))
 }
 
+/// CPU seconds of a process or a thread, by its `stat` in /proc.
+pub fn cpu_seconds_of(stat: &str) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(stat)?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("a name")?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((ticks(11) + ticks(12)) / 100.0)
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -136,11 +144,7 @@ impl Server {
 
     /// CPU seconds that it used so far, all threads.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').context("a name")?.1.split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-        Ok((ticks(11) + ticks(12)) / 100.0)
+        cpu_seconds_of(&format!("/proc/{}/stat", self.pid()))
     }
 
     /// kill -9.

@@ -5,6 +5,7 @@
 
 use crate::bed::{Side, stay_on};
 use crate::raw::{self, Blocks};
+use crate::server::cpu_seconds_of;
 use anyhow::{Context as _, anyhow};
 use futures_util::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
@@ -33,6 +34,8 @@ const SMALL_BYTES: usize = 128 << 10;
 /// A running server, for a number of connections.
 pub struct Bare {
     pub address: SocketAddr,
+    /// Of its thread.
+    id: rustix::thread::Pid,
     thread: JoinHandle<anyhow::Result<()>>,
     _folder: tempfile::TempDir,
 }
@@ -56,7 +59,9 @@ impl Bare {
         let path = folder.path().join("bare");
         raw::make(&path, store.bytes, store.blocks)?;
         let (listening, address) = mpsc::channel();
+        let (started, id) = mpsc::channel();
         let thread = std::thread::Builder::new().name("bare".to_owned()).spawn(move || {
+            started.send(rustix::thread::gettid())?;
             stay_on(Side::Broker)?;
             let executor = LocalExecutorBuilder::new(Placement::Unbound)
                 .make()
@@ -70,7 +75,12 @@ impl Bare {
             })
         })?;
         let address = address.recv().context("the bare server did not start")?;
-        Ok(Bare { address, thread, _folder: folder })
+        Ok(Bare { address, id: id.recv()?, thread, _folder: folder })
+    }
+
+    /// CPU seconds that it used so far.
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        cpu_seconds_of(&format!("/proc/self/task/{}/stat", self.id))
     }
 
     /// Waits until all its connections are closed.

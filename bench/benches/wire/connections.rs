@@ -11,17 +11,16 @@ use ringmq_bench::record::Latencies;
 use ringmq_schema::produce::Flush;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::task::LocalSet;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
     pub place: Place,
     /// Measurements of each side
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 10)]
     rounds: usize,
     /// Milliseconds of each
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 1000)]
     slice_ms: u64,
     /// Connections on the one side; the other has one
     #[arg(long, default_value_t = 1000)]
@@ -53,9 +52,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     let (mut kept, mut full) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
     for _ in 0..options.rounds {
         for (side, connections) in [1, options.connections].into_iter().enumerate() {
-            let local = LocalSet::new();
-            let open = at_a_rate(address, topic, connections, options);
-            let (seen, rate) = local.block_on(&runtime, open)?;
+            let (seen, rate) = at_a_rate(address, topic, connections, options)?;
             latencies[side].merge(&seen);
             kept[side].push(rate);
             full[side].push(runtime.block_on(full_speed(address, topic, connections, options))?);
@@ -80,7 +77,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
 }
 
 /// Single messages when they are due, on the connections in turn.
-async fn at_a_rate(
+fn at_a_rate(
     address: SocketAddr,
     topic: u32,
     connections: usize,
@@ -90,7 +87,7 @@ async fn at_a_rate(
     let streams = streams.collect::<anyhow::Result<Vec<_>>>()?;
     let message = fill::run_of((topic, 0), 1, options.body, |_| None);
     let frame = move |number| fill::produce_frame((topic, 0), &message, Flush::Sync, number);
-    open_loop(streams, options.rate, Duration::from_millis(options.slice_ms), frame).await
+    open_loop(&streams, options.rate, Duration::from_millis(options.slice_ms), frame)
 }
 
 /// Batches at full speed: so many on their way in all, on the connections in turn. Messages a second.

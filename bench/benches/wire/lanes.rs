@@ -5,18 +5,19 @@ use anyhow::{Context as _, bail};
 use ringmq_bench::record::Latencies;
 use ringmq_schema::frame::{FrameHeader, HEADER_BYTES};
 use ringmq_schema::zerocopy::FromBytes as _;
-use std::cell::{Cell, RefCell};
-use std::io::{ErrorKind, Write as _};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
-use tokio::sync::Notify;
 
 const BUFFER_BYTES: usize = 256 << 10;
 /// Of each connection of many; a frame may come in parts.
 const SMALL_BUFFER_BYTES: usize = 16 << 10;
-/// Until the last answer of an open loop.
+/// Looked at together.
+const EVENTS: usize = 256;
+/// From when the last frame of an open loop was due to its answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Finds the ends of answers in what comes.
@@ -131,70 +132,84 @@ impl Lane {
     }
 }
 
-/// Frames when they are due, on the connections in turn: a `LocalSet` reads the answers, a thread of its own writes.
-/// `frame` makes each from its number, which is its correlation id. Latency counts from when each was due. Also how many
-/// a second were answered.
-pub async fn open_loop(
-    streams: Vec<TcpStream>,
+/// Frames when they are due, on the connections in turn. `frame` makes each from its number, which is its correlation id.
+/// Latency counts from when each was due. Also how many a second were answered.
+///
+/// One thread writes and reads, and does not sleep: on a CPU of its own the generator then adds no wake-up to what it measures.
+pub fn open_loop(
+    streams: &[TcpStream],
     rate: u64,
     duration: Duration,
-    mut frame: impl FnMut(u64) -> Vec<u8> + Send + 'static,
+    mut frame: impl FnMut(u64) -> Vec<u8>,
 ) -> anyhow::Result<(Latencies, f64)> {
     let total = rate * duration.as_millis() as u64 / 1000;
-    // Every reader is there before the first is due.
-    let begun = Instant::now() + Duration::from_millis(200);
-    let due = move |number: u64| begun + Duration::from_nanos(number * 1_000_000_000 / rate);
-    let latencies = Rc::new(RefCell::new(Latencies::default()));
-    let answered = Rc::new(Cell::new(0));
-    let last = Rc::new(Notify::new());
-    let mut tasks = Vec::new();
-    for stream in &streams {
+    let readable = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let mut lanes = Vec::new();
+    for (number, stream) in (0..).zip(streams) {
         stream.set_nonblocking(true)?;
-        let reader = tokio::net::TcpStream::from_std(stream.try_clone()?)?;
-        let (latencies, answered, last) = (latencies.clone(), answered.clone(), last.clone());
-        tasks.push(tokio::task::spawn_local(async move {
-            let mut answers = Answers::new(SMALL_BUFFER_BYTES);
-            loop {
-                reader.readable().await?;
-                let bytes = match reader.try_read(answers.room()) {
-                    Ok(bytes) => bytes,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                    Err(error) => return anyhow::Result::<()>::Err(error.into()),
-                };
-                let at = Instant::now();
-                let came = answers.came(bytes, |number| {
-                    let late = at.saturating_duration_since(due(number)).as_nanos() as u64;
-                    latencies.borrow_mut().add(late, 1);
-                })?;
-                answered.set(answered.get() + came);
-                if answered.get() == total {
-                    last.notify_one();
-                }
-            }
-        }));
+        epoll::add(&readable, stream, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+        lanes.push(Open { stream, answers: Answers::new(SMALL_BUFFER_BYTES), unsent: Vec::new() });
     }
-    let sender = std::thread::spawn(move || -> anyhow::Result<()> {
-        // Sleeping is 50 us coarser otherwise.
-        rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
-        for number in 0..total {
-            std::thread::sleep(due(number).saturating_duration_since(Instant::now()));
-            let frame = frame(number);
-            let mut stream = &streams[number as usize % streams.len()];
-            let mut unsent = frame.as_slice();
-            while !unsent.is_empty() {
-                match stream.write(unsent) {
-                    Ok(bytes) => unsent = &unsent[bytes..],
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
-                    Err(error) => return Err(error.into()),
-                }
+    let mut latencies = Latencies::default();
+    let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
+    let begun = Instant::now();
+    let due = |number: u64| begun + Duration::from_nanos(number * 1_000_000_000 / rate);
+    let (mut sent, mut answered) = (0, 0);
+    while answered < total {
+        let now = Instant::now();
+        while sent < total && due(sent) <= now {
+            let lane = &mut lanes[sent as usize % streams.len()];
+            lane.unsent.extend_from_slice(&frame(sent));
+            lane.write()?;
+            sent += 1;
+        }
+        events.clear();
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        epoll::wait(&readable, spare_capacity(&mut events), Some(&none))?;
+        for event in &events {
+            let lane = &mut lanes[event.data.u64() as usize];
+            // What an answer took is over; a full socket has room by now.
+            answered += lane.read(|number| {
+                let late = Instant::now().saturating_duration_since(due(number));
+                latencies.add(late.as_nanos() as u64, 1);
+            })?;
+            lane.write()?;
+        }
+        if events.is_empty() {
+            std::thread::yield_now();
+        }
+        let is_late = now > due(total) + PATIENCE;
+        anyhow::ensure!(!is_late, "{answered} of {total} were answered");
+    }
+    Ok((latencies, total as f64 / begun.elapsed().as_secs_f64()))
+}
+
+/// A connection of an open loop.
+struct Open<'a> {
+    stream: &'a TcpStream,
+    answers: Answers,
+    unsent: Vec<u8>,
+}
+
+impl Open<'_> {
+    /// Writes what the socket takes.
+    fn write(&mut self) -> anyhow::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(bytes) => drop(self.unsent.drain(..bytes)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
-    });
-    let is_whole = tokio::time::timeout(PATIENCE, last.notified()).await;
-    is_whole.with_context(|| format!("{} of {total} were answered", answered.get()))?;
-    let rate = total as f64 / begun.elapsed().as_secs_f64();
-    sender.join().ok().context("the sender panicked")??;
-    tasks.iter().for_each(tokio::task::JoinHandle::abort);
-    Ok((latencies.take(), rate))
+    }
+
+    /// Reads what is there; how many answers that were.
+    fn read(&mut self, each: impl FnMut(u64)) -> anyhow::Result<u64> {
+        match self.stream.read(self.answers.room()) {
+            Ok(bytes) => self.answers.came(bytes, each),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
 }

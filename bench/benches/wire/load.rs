@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::task::LocalSet;
 
 /// Spikes up to here are nobody's business.
 const SPIKE_MS: f64 = 20.0;
@@ -99,8 +98,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
             let message = fill::run_of((new, 0), options.batch, options.body, |_| None);
             let frame = move |number| fill::produce_frame((new, 0), &message, Flush::Sync, number);
             let duration = Duration::from_millis(options.slice_ms);
-            let load = open_loop(vec![stream], rate, duration, frame);
-            let (seen, _) = LocalSet::new().block_on(&runtime, load)?;
+            let (seen, _) = open_loop(&[stream], rate, duration, frame)?;
             stop.store(true, Ordering::Relaxed);
             if let Some(beside) = beside {
                 beside.join().ok().context("the reader panicked")??;

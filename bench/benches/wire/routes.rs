@@ -1,13 +1,15 @@
 //! A name server of 100 000 topics: brokers register, send heartbeats and changes, clients ask for routes.
 
-use crate::bed::{Side, runtime, stay_on};
+use crate::bed::{Side, stay_on};
+use crate::echo::Echo;
 use crate::idle::resident_mib;
 use crate::lanes::open_loop;
 use crate::linux::Place;
 use crate::server;
 use crate::wire::Wire;
 use anyhow::{Context as _, ensure};
-use ringmq_bench::goals::{Goal, Outcome, rounds};
+use ringmq_bench::goals::{Goal, Outcome, median, rounds};
+use ringmq_bench::record::Latencies;
 use ringmq_schema::build::FrameBuilder;
 use ringmq_schema::flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
 use ringmq_schema::frame::{self, ANY_SHARD};
@@ -18,9 +20,9 @@ use ringmq_schema::route::{
     QueryRoute, QueryRouteArgs, RegisterBroker, RegisterBrokerArgs, TopicRegistration,
     TopicRegistrationArgs,
 };
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
-use tokio::task::LocalSet;
 
 /// Topics in one frame: below what a table may be long, as brokers do.
 const TOPICS_IN_FRAME: usize = 5_000;
@@ -45,7 +47,7 @@ pub struct Options {
     /// Connections of those who ask
     #[arg(long, default_value_t = 50)]
     connections: usize,
-    /// Seconds of asking
+    /// Seconds of asking, one at a time, in turns with an echo
     #[arg(long, default_value_t = 10)]
     seconds: u64,
 }
@@ -55,8 +57,10 @@ type Registrations = WIPOffset<Vector<'static, ForwardsUOffset<TopicRegistration
 
 pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::new("routes");
-    stay_on(Side::Client)?;
+    // A process begins where its parent was.
+    stay_on(Side::Broker)?;
     let namesrv = server::namesrv()?;
+    stay_on(Side::Client)?;
     let address = namesrv.address("listen")?;
     let names: Vec<String> =
         (0..options.topics).map(|number| format!("topic-of-some-length-{number}")).collect();
@@ -109,11 +113,16 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
             }
         }
     });
-    let streams = (0..options.connections).map(|_| Ok(Wire::connect(address)?.stream));
-    let streams = streams.collect::<anyhow::Result<Vec<_>>>()?;
-    let before = namesrv.cpu_seconds()?;
+    let echo = Echo::start(options.connections)?;
+    let asking = greeted(address, options.connections)?;
+    let echoing = (0..options.connections).map(|_| {
+        let stream = TcpStream::connect(echo.address)?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    });
+    let echoing = echoing.collect::<anyhow::Result<Vec<_>>>()?;
     let mut frames = FrameBuilder::new();
-    let frame = move |number: u64| {
+    let mut frame = move |number: u64| {
         // splitmix64's step: any topic, the same ones in every run.
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let name = &names[((mixed ^ (mixed >> 31)) % names.len() as u64) as usize];
@@ -125,24 +134,37 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         });
         frame
     };
-    let runtime = runtime()?;
-    let local = LocalSet::new();
-    let asking = open_loop(streams, options.rate, Duration::from_secs(options.seconds), frame);
-    let (latencies, rate) = local.block_on(&runtime, asking)?;
-    let used = namesrv.cpu_seconds()? - before;
+    let second = Duration::from_secs(1);
+    let (mut latencies, mut echoed) = (Latencies::default(), Latencies::default());
+    let (mut rates, mut tails, mut echo_tails) = (Vec::new(), Vec::new(), Vec::new());
+    let mut used = 0.0;
+    for _ in 0..options.seconds {
+        let (seen, _) = open_loop(&echoing, options.rate, second, &mut frame)?;
+        echo_tails.push(seen.at_ns(99.0) as f64 / 1e3);
+        echoed.merge(&seen);
+        let before = namesrv.cpu_seconds()?;
+        let (seen, rate) = open_loop(&asking, options.rate, second, &mut frame)?;
+        used += namesrv.cpu_seconds()? - before;
+        tails.push(seen.at_ns(99.0) as f64 / 1e3);
+        rates.push(rate);
+        latencies.merge(&seen);
+    }
+    drop(echoing);
+    echo.finish()?;
     drop(stop);
     beating.join().ok().context("a broker panicked")??;
-    let us = |percentile| latencies.at_ns(percentile) as f64 / 1e3;
+    let us = |latencies: &Latencies, percentile| latencies.at_ns(percentile) as f64 / 1e3;
     let asked = format!("route query at {}/s", options.rate);
-    outcome.figure(format!("{asked}, p50"), "us", us(50.0), Goal::Shown);
-    outcome.figure(format!("{asked}, p99"), "us", us(99.0), Goal::AtMost(1000.0));
-    outcome.figure(format!("{asked}, p99.9"), "us", us(99.9), Goal::Shown);
-    outcome.figure(
-        "route queries answered",
-        "1/s",
-        rate,
-        Goal::AtLeast(options.rate as f64 * 0.95),
-    );
+    let p99 = median(&tails);
+    outcome.figure(format!("{asked}, p99, median of the seconds"), "us", p99, Goal::AtMost(1000.0));
+    for (name, percent) in [("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9)] {
+        let figures = (us(&latencies, percent), us(&echoed, percent));
+        outcome.ratio(format!("{asked}, {name}: against an echo"), "us", figures, Goal::Shown);
+    }
+    let least = options.rate as f64 * 0.95;
+    outcome.figure("route queries answered", "1/s", median(&rates), Goal::AtLeast(least));
+    outcome.note(rounds(&format!("{asked}, p99, us"), &tails));
+    outcome.note(rounds("echo, p99, us", &echo_tails));
     let queries = (options.rate * options.seconds) as f64;
     outcome.figure("CPU of a route query", "us", used * 1e6 / queries, Goal::Shown);
     let mib = resident_mib(&namesrv)?;
@@ -150,6 +172,10 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     outcome.note(format!("resident before the brokers came: {before_mib:.1} MiB"));
     outcome.note(rounds("a broker registers, ms", &registering));
     Ok(outcome)
+}
+
+fn greeted(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<TcpStream>> {
+    (0..connections).map(|_| Ok(Wire::connect(address)?.stream)).collect()
 }
 
 fn one_hash(name: &str, id: u32, version: u64, queues: u32) -> u64 {
