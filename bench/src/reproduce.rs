@@ -18,17 +18,20 @@ use std::process::Command;
 /// A benchmark, what it measures, and what it is called with.
 struct Subject {
     bench: &'static str,
+    /// As the benchmark calls it.
+    command: &'static str,
+    /// As it is called here: another one where a benchmark runs with other options too.
     name: &'static str,
     what: &'static str,
     options: &'static [&'static str],
 }
 
 const fn subject(bench: &'static str, name: &'static str, what: &'static str) -> Subject {
-    Subject { bench, name, what, options: &[] }
+    Subject { bench, command: name, name, what, options: &[] }
 }
 
 /// All of them, in the order of the page.
-const SUBJECTS: [Subject; 22] = [
+const SUBJECTS: [Subject; 23] = [
     subject("storage", "write", "The log alone against raw O_DIRECT sequential writing"),
     subject(
         "storage",
@@ -65,6 +68,11 @@ const SUBJECTS: [Subject; 22] = [
         "produce",
         "Batches of 100 at full speed, against one stream over the loopback",
     ),
+    Subject {
+        command: "produce",
+        options: &["--batch", "900", "--in-flight", "8"],
+        ..subject("wire", "large", "Batches of 1 MiB at full speed")
+    },
     subject("wire", "singles", "Single durable messages, 16 connections x 256, against an echo"),
     subject("wire", "tail", "One consumer of what is in memory, against one stream"),
     subject("wire", "connections", "A thousand connections against one"),
@@ -86,12 +94,13 @@ struct Kept {
 }
 
 impl Subject {
+    /// Where its result is kept.
     fn file(&self) -> String {
         format!("{}-{}.json", self.bench, self.name)
     }
 
     fn arguments(&self) -> Vec<&'static str> {
-        let head = ["bench", "-p", "ringmq-bench", "--bench", self.bench, "--", self.name];
+        let head = ["bench", "-p", "ringmq-bench", "--bench", self.bench, "--", self.command];
         head.into_iter().chain(self.options.iter().copied()).collect()
     }
 
@@ -115,7 +124,7 @@ impl Subject {
             commit: commit_of(&args.checkout),
             measured_at_ms: since_epoch_ms(),
             environment: Environment::read(args.dir.as_deref().unwrap_or(&args.checkout)),
-            outcome: read(&out.path().join(self.file()))?,
+            outcome: read(&out.path().join(format!("{}-{}.json", self.bench, self.command)))?,
         })
     }
 }
