@@ -90,7 +90,8 @@ pub(super) struct Commit {
 
 #[derive(Default)]
 struct State {
-    held: HashMap<HeldId, Held>,
+    /// Looked up for each message, and few: a tree is found through faster than a hash is made.
+    held: BTreeMap<HeldId, Held>,
     by_shard: HashMap<ShardKey, Vec<HeldId>>,
     ready: VecDeque<HeldId>,
     /// Failed records by when they are due.
@@ -437,17 +438,16 @@ impl Feed {
     pub(super) fn finish(&self, ticket: Ticket) {
         let Ticket { id, offset, bytes, lane } = ticket;
         let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(held) = state.held.get_mut(&id) else { return };
+        let State { held, ready, stopped, .. } = &mut *guard;
+        let Some(held) = held.get_mut(&id) else { return };
         held.in_process -= 1;
         held.waiting.end(lane);
         held.finish(offset, bytes);
-        let idle = held.in_process == 0;
         if held.asked.is_none() && held.wants_more(self.room) {
             held.fetcher.notify_one();
         }
-        self.relist(state, id);
-        let wake = idle && (state.stopped || state.held.get(&id).is_some_and(|h| h.revoked));
+        self.list(id, held, ready);
+        let wake = held.in_process == 0 && (*stopped || held.revoked);
         drop(guard);
         if wake {
             self.ended.notify_waiters();
@@ -516,7 +516,12 @@ impl Feed {
 
     fn relist(&self, state: &mut State, id: HeldId) {
         let State { held, ready, .. } = state;
-        let Some(held) = held.get_mut(&id) else { return };
+        if let Some(held) = held.get_mut(&id) {
+            self.list(id, held, ready);
+        }
+    }
+
+    fn list(&self, id: HeldId, held: &mut Held, ready: &mut VecDeque<HeldId>) {
         if held.can_give() && !std::mem::replace(&mut held.listed, true) {
             ready.push_back(id);
             self.ready.notify_one();
