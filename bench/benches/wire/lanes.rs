@@ -148,7 +148,8 @@ pub fn open_loop(
     for (number, stream) in (0..).zip(streams) {
         stream.set_nonblocking(true)?;
         epoll::add(&readable, stream, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
-        lanes.push(Open { stream, answers: Answers::new(SMALL_BUFFER_BYTES), unsent: Vec::new() });
+        let answers = Answers::new(SMALL_BUFFER_BYTES);
+        lanes.push(Open { stream, answers, unsent: Vec::new(), written: 0 });
     }
     let mut latencies = Latencies::default();
     let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
@@ -189,17 +190,23 @@ struct Open<'a> {
     stream: &'a TcpStream,
     answers: Answers,
     unsent: Vec<u8>,
+    /// Of them at the front are written already: moving the rest each time would cost more than sending it.
+    written: usize,
 }
 
 impl Open<'_> {
     /// Writes what the socket takes.
     fn write(&mut self) -> anyhow::Result<()> {
-        while !self.unsent.is_empty() {
-            match self.stream.write(&self.unsent) {
-                Ok(bytes) => drop(self.unsent.drain(..bytes)),
+        while self.written < self.unsent.len() {
+            match self.stream.write(&self.unsent[self.written..]) {
+                Ok(bytes) => self.written += bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
             }
+        }
+        if 2 * self.written >= self.unsent.len() {
+            self.unsent.drain(..self.written);
+            self.written = 0;
         }
         Ok(())
     }

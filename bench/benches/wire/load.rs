@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Spikes up to here are nobody's business.
 const SPIKE_MS: f64 = 20.0;
+/// With so much at p50 the load was not kept up.
+const BEHIND_US: f64 = 500_000.0;
 const MIB: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
@@ -109,8 +111,10 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     }
     server.finish()?;
     let at = |kind: usize, percent| latencies[kind].at_ns(percent) as f64 / 1e3;
+    // Who falls behind for good has one latency, how long it was asked for: that says nothing of tails.
+    let kept_up = |kind: usize| at(kind, 50.0) < BEHIND_US;
     for (kind, name) in KINDS.into_iter().enumerate() {
-        let goal = if kind == 1 { Goal::AtMost(5.0) } else { Goal::Shown };
+        let goal = if kind == 1 && kept_up(kind) { Goal::AtMost(5.0) } else { Goal::Shown };
         let figures = (at(kind, 99.9), at(kind, 50.0));
         outcome.ratio(format!("{name}: p99.9 against p50"), "us", figures, goal);
     }
@@ -120,8 +124,12 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         "longest, beside a consumer: against 20 ms, or the bare one's",
         "ms",
         (longest(1), allowed),
-        Goal::AtMost(1.0),
+        if kept_up(1) { Goal::AtMost(1.0) } else { Goal::Shown },
     );
+    for (kind, name) in KINDS.into_iter().enumerate().filter(|(kind, _)| !kept_up(*kind)) {
+        let late = at(kind, 50.0) / 1e6;
+        outcome.note(format!("{name}: not kept up, p50 is {late:.1} s; tails are not judged"));
+    }
     outcome.figure("load", "messages/s", (rate * u64::from(options.batch)) as f64, Goal::Shown);
     outcome.figure("segments", "MiB", (segment / MIB) as f64, Goal::Shown);
     for (name, spikes) in KINDS.into_iter().zip(&spikes) {
